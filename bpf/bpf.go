@@ -1,0 +1,82 @@
+// Package bpf holds xdptcp's XDP program and what user space must know of it: its maps, its
+// constants, the record of a handshake, the reasons for its verdicts, and a Go twin of its cookie.
+//
+// The program is C, one header per idea: parse.h (where the headers are), options.h (TCP options),
+// cookie.h and siphash.h (what the ISN and the timestamp carry), checksum.h, reply.h (the SYN/ACK),
+// flows.h (flow tables, AF_XDP sockets), config.h (services and addresses), stats.h (counters),
+// types.h (what both sides agree on). xdptcp.c puts them together. It knows nothing of TCP after
+// the handshake.
+//
+// The compiled objects for both byte orders are committed, so that building needs no clang.
+package bpf
+
+import (
+	"encoding/binary"
+
+	"github.com/cilium/ebpf"
+)
+
+// The Go sides of types.h.
+type (
+	// Handshake is what XDP agreed with a client: the flow table's value, and the record in front
+	// of the frames that may be the first the engine sees of a flow.
+	Handshake = objectHandshake
+	// CookieKeys is the one value of the `keys` map.
+	CookieKeys = objectCookieKeys
+	// SiphashKey is one 128-bit key.
+	SiphashKey = objectSiphashKey
+	// Flow4 and Flow6 are the keys of the flow tables, in network byte order.
+	Flow4 = objectFlow4
+	Flow6 = objectFlow6
+	// Local4 and Local6 are slots of the local-address tables.
+	Local4 = objectLocal4
+	Local6 = objectLocal6
+	// Objects are the loaded program and its maps.
+	Objects = objectObjects
+)
+
+// Constants shared with the C side; a test compares them.
+const (
+	HandshakeMagic = 0x58545631 // Handshake.Magic, types.h
+	HandshakeSize  = 24         // bytes of the record in front of a frame
+	TickShift      = 20         // CLOCK_MONOTONIC nanoseconds to timestamp ticks: 1 tick = 2^20 ns
+	LocalSlots     = 1024       // slots of locals4 and of locals6, config.h
+	LocalProbes    = 4          // slots in a row that an address may be in
+	MaxServices    = 64         // bits of a service set
+	MaxQueues      = 256        // sockets map, flows.h
+	Window         = 65535      // of the SYN/ACK, unscaled
+	WindowScale    = 7          // that the SYN/ACK offers
+)
+
+// Handshake.Flags.
+const (
+	HandshakeWScale     = uint8(objectHandshakeFlagsHS_WSCALE)
+	HandshakeSACK       = uint8(objectHandshakeFlagsHS_SACK)
+	HandshakeTimestamps = uint8(objectHandshakeFlagsHS_TIMESTAMPS)
+)
+
+// Load reads the compiled program for this machine's byte order. Its Variables are the cfg_*
+// constants of config.h, to be set before the program is loaded into the kernel.
+func Load() (*ebpf.CollectionSpec, error) { return loadObject() }
+
+// LocalSlot is the first slot that an address may be in; word is the IPv4 address as it lies in
+// memory, or the four words of an IPv6 address XORed. Twin of local_slot in config.h.
+func LocalSlot(word uint32) uint32 { return word * 0x9e3779b1 >> 22 }
+
+// IsHandshake says whether the HandshakeSize bytes in front of a frame are a handshake record.
+func IsHandshake(meta []byte) bool {
+	return binary.NativeEndian.Uint32(meta) == HandshakeMagic
+}
+
+// DecodeHandshake reads a handshake record as it lies in memory.
+func DecodeHandshake(meta []byte) (h Handshake) {
+	_ = meta[HandshakeSize-1]
+	h.Magic = binary.NativeEndian.Uint32(meta[0:])
+	h.Iss = binary.NativeEndian.Uint32(meta[4:])
+	h.Irs = binary.NativeEndian.Uint32(meta[8:])
+	h.TsOffset = binary.NativeEndian.Uint32(meta[12:])
+	h.RttTicks = binary.NativeEndian.Uint32(meta[16:])
+	h.Mss = binary.NativeEndian.Uint16(meta[20:])
+	h.SndWscale, h.Flags = meta[22], meta[23]
+	return h
+}

@@ -1,0 +1,181 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+)
+
+// CookieLifeTicks is how long a cookie with timestamps is accepted, in ticks.
+const CookieLifeTicks = 65536
+
+const (
+	keyGenerations = 4
+	tsOptionBits   = 2
+	tsOptionMask   = 1<<tsOptionBits - 1
+)
+
+var mssClasses = [8]uint16{64, 536, 1220, 1360, 1400, 1440, 1460, 8960}
+
+// Offer is what a SYN offers, or what a cookie carries of it.
+type Offer struct {
+	MSS           uint16
+	WScale        int8 // -1: not offered
+	SACK          bool
+	Timestamps    bool
+	TSVal, TSEcr  uint32
+	Remote, Local netip.AddrPort
+}
+
+// MakeCookie is the twin of cookie_make in cookie.h: the ISN and TSval that answer a SYN with
+// sequence number irs at tick now (CLOCK_MONOTONIC ns >> TickShift). The offer comes back as it is
+// granted: without timestamps, small window scales are not.
+func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, granted Offer) {
+	generation := k.Current & (keyGenerations - 1)
+	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(o, irs))
+	opts := mssClass(o.MSS) << 3
+	if o.SACK {
+		opts |= 1
+	}
+	if o.Timestamps {
+		scale := uint32(o.WScale + 1)
+		ticks := now&^tsOptionMask | scale&tsOptionMask
+		if int32(ticks-now) > 0 {
+			ticks -= tsOptionMask + 1
+		}
+		tsval = TimestampOffset(k, o.Remote, o.Local) + ticks
+		opts |= scale >> tsOptionBits << 1
+	} else {
+		class := wscaleClass(o.WScale)
+		if class == 0 {
+			o.WScale = -1
+		}
+		opts |= class << 1
+	}
+	return cookieMAC(hash, o.Timestamps) ^ opts<<2 | generation, tsval, o
+}
+
+// CheckCookie is the twin of cookie_check in cookie.h. o says who sends to whom and which
+// timestamps the final ACK has; iss is the number it acknowledges minus one, irs its own minus one.
+// The reason is RedirectOpened, or why the ACK is refused.
+func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reason) {
+	generation := iss & (keyGenerations - 1)
+	if k.Valid>>generation&1 == 0 {
+		return Handshake{}, DropExpiredKey
+	}
+	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(o, irs))
+	opts := cookieMAC(hash, o.Timestamps) ^ iss
+	if opts>>8 != 0 {
+		return Handshake{}, DropBadCookie
+	}
+	opts >>= 2
+	h := Handshake{Magic: HandshakeMagic, Iss: iss, Irs: irs, Mss: mssClasses[opts>>3&7]}
+	if opts&1 != 0 {
+		h.Flags |= HandshakeSACK
+	}
+	scale := opts >> 1 & 3
+	if !o.Timestamps {
+		if scale > 0 {
+			h.Flags |= HandshakeWScale
+			h.SndWscale = [4]uint8{0, 2, 6, 8}[scale]
+		}
+		return h, RedirectOpened
+	}
+	h.TsOffset = TimestampOffset(k, o.Remote, o.Local)
+	sent := o.TSEcr - h.TsOffset
+	if now-sent >= CookieLifeTicks {
+		return Handshake{}, DropBadTimestamp
+	}
+	h.RttTicks = now - sent
+	h.Flags |= HandshakeTimestamps
+	if scale = scale<<tsOptionBits | sent&tsOptionMask; scale > 0 {
+		h.Flags |= HandshakeWScale
+		h.SndWscale = uint8(scale - 1)
+	}
+	return h, RedirectOpened
+}
+
+// TimestampOffset is what our timestamps towards this peer start from.
+func TimestampOffset(k *CookieKeys, remote, local netip.AddrPort) uint32 {
+	return uint32(siphash(&k.Timestamp, 1, 3, appendTuple(nil, remote, local)))
+}
+
+func cookieMAC(hash uint64, timestamps bool) uint32 {
+	if !timestamps {
+		hash >>= 32
+	}
+	return uint32(hash) &^ 3
+}
+
+func mssClass(mss uint16) (class uint32) {
+	for i, least := range mssClasses {
+		if mss >= least {
+			class = uint32(i)
+		}
+	}
+	return class
+}
+
+func wscaleClass(wscale int8) uint32 {
+	switch {
+	case wscale >= 8:
+		return 3
+	case wscale >= 6:
+		return 2
+	case wscale >= 2:
+		return 1
+	}
+	return 0
+}
+
+// appendTuple lays addresses and ports out as they lie in the packet.
+func appendTuple(b []byte, remote, local netip.AddrPort) []byte {
+	b = append(b, remote.Addr().Unmap().AsSlice()...)
+	b = append(b, local.Addr().Unmap().AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, remote.Port())
+	return binary.BigEndian.AppendUint16(b, local.Port())
+}
+
+func cookieMessage(o Offer, irs uint32) []byte {
+	return binary.BigEndian.AppendUint32(appendTuple(nil, o.Remote, o.Local), irs)
+}
+
+// siphash is SipHash-c-d of msg, whose length is a multiple of 4. The program loads its words in the
+// machine's byte order, so does this; on a little-endian machine it is the standard function.
+func siphash(k *SiphashKey, c, d int, msg []byte) uint64 {
+	v0, v1 := k.K0^0x736f6d6570736575, k.K1^0x646f72616e646f6d
+	v2, v3 := k.K0^0x6c7967656e657261, k.K1^0x7465646279746573
+	round := func() {
+		v0 += v1
+		v2 += v3
+		v1 = bits.RotateLeft64(v1, 13) ^ v0
+		v3 = bits.RotateLeft64(v3, 16) ^ v2
+		v0 = bits.RotateLeft64(v0, 32)
+		v2 += v1
+		v0 += v3
+		v1 = bits.RotateLeft64(v1, 17) ^ v2
+		v3 = bits.RotateLeft64(v3, 21) ^ v0
+		v2 = bits.RotateLeft64(v2, 32)
+	}
+	absorb := func(m uint64) {
+		v3 ^= m
+		for range c {
+			round()
+		}
+		v0 ^= m
+	}
+	length := uint64(len(msg))
+	for ; len(msg) >= 8; msg = msg[8:] {
+		absorb(binary.NativeEndian.Uint64(msg))
+	}
+	last := length << 56
+	if len(msg) >= 4 {
+		last |= uint64(binary.NativeEndian.Uint32(msg))
+	}
+	absorb(last)
+	v2 ^= 0xff
+	for range d {
+		round()
+	}
+	return v0 ^ v1 ^ v2 ^ v3
+}

@@ -1,0 +1,269 @@
+package bpf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// BPF verdicts, from linux/bpf.h.
+const (
+	xdpDrop     = 1
+	xdpPass     = 2
+	xdpTx       = 3
+	xdpRedirect = 4
+)
+
+var verdictNames = []string{"aborted", "drop", "pass", "tx", "redirect"}
+
+func needRoot(tb testing.TB) {
+	tb.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		tb.Fatal("loading BPF programs takes root, and with CI=true nothing is skipped")
+	}
+	tb.Skip("loading BPF programs takes root")
+}
+
+// A program is the XDP program in the kernel, with services on 443 and 8443 of the families' addresses.
+type program struct {
+	Objects
+	tb testing.TB
+}
+
+type options struct {
+	spec     func(*ebpf.CollectionSpec)
+	noSocket bool // no AF_XDP socket on queue 0
+}
+
+func load(tb testing.TB, o options) *program {
+	tb.Helper()
+	needRoot(tb)
+	spec, err := Load()
+	must(tb, err)
+	for name, value := range map[string]any{"cfg_mac": serverMAC, "cfg_mss4": families[0].ourMSS, "cfg_mss6": families[1].ourMSS} {
+		must(tb, spec.Variables[name].Set(value))
+	}
+	for _, m := range []string{"flows4", "flows6"} {
+		spec.Maps[m].MaxEntries = 1 << 10
+	}
+	if o.spec != nil {
+		o.spec(spec)
+	}
+	p := &program{tb: tb}
+	must(tb, spec.LoadAndAssign(&p.Objects, nil))
+	tb.Cleanup(func() { p.Close() })
+
+	for _, f := range families {
+		p.serve(f.server, 1<<3, 0)
+		p.serve(f.other, 1<<63, 0)
+	}
+	p.setKeys(testKeys())
+	if !o.noSocket {
+		p.bindSocket(0)
+	}
+	return p
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// testKeys has keys 0 and 1 valid, and makes SYN/ACKs with 1.
+func testKeys() *CookieKeys {
+	k := &CookieKeys{Current: 1, Valid: 0b0011, Timestamp: SiphashKey{K0: 0x0123456789abcdef, K1: 0xfedcba9876543210}}
+	for i := range k.Key {
+		k.Key[i] = SiphashKey{K0: 0x9e3779b97f4a7c15 * uint64(i+1), K1: 0xbf58476d1ce4e5b9 * uint64(i+1)}
+	}
+	return k
+}
+
+func (p *program) setKeys(k *CookieKeys) {
+	p.tb.Helper()
+	must(p.tb, p.Keys.Put(uint32(0), k))
+}
+
+func portKey(port uint16) uint32 {
+	return uint32(binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port)))
+}
+
+// serve adds services to a port and an address; the address goes probe slots behind its first.
+func (p *program) serve(at netip.AddrPort, services uint64, probe uint32) {
+	p.tb.Helper()
+	must(p.tb, p.Ports.Put(portKey(at.Port()), services))
+	word, table, slot := localEntry(at.Addr(), services, p)
+	must(p.tb, table.Put((LocalSlot(word)+probe)%LocalSlots, slot))
+}
+
+// localEntry is what LocalSlot wants to know of an address, and its table and entry.
+func localEntry(a netip.Addr, services uint64, p *program) (word uint32, table *ebpf.Map, slot any) {
+	b := a.AsSlice()
+	if a.Is4() {
+		word = binary.NativeEndian.Uint32(b)
+		return word, p.Locals4, Local4{Services: services, Addr: word}
+	}
+	l := Local6{Services: services}
+	for i := range l.Addr {
+		l.Addr[i] = binary.NativeEndian.Uint32(b[4*i:])
+		word ^= l.Addr[i]
+	}
+	return word, p.Locals6, l
+}
+
+// xdpMD is struct xdp_md.
+type xdpMD struct{ Data, DataEnd, DataMeta, IngressIfindex, RxQueueIndex, EgressIfindex uint32 }
+
+// A result is what became of a frame.
+type result struct {
+	verdict uint32
+	reason  Reason
+	meta    []byte // in front of the frame
+	frame   []byte
+}
+
+// run gives the program one frame, and finds the reason in the counters: exactly one must have
+// gone up, by one.
+func (p *program) run(frame []byte) result {
+	p.tb.Helper()
+	before := p.counters()
+	r := p.runUncounted(frame, xdpMD{})
+	after := p.counters()
+	r.reason = Reason(ReasonCount)
+	for i := range after {
+		if after[i] == before[i] {
+			continue
+		}
+		if after[i] != before[i]+1 || r.reason != Reason(ReasonCount) {
+			p.tb.Fatalf("one packet changed the counters from %v to %v", before, after)
+		}
+		r.reason = Reason(i)
+	}
+	if r.reason == Reason(ReasonCount) {
+		p.tb.Fatal("the packet was not counted")
+	}
+	if verdict, _ := ReasonLabels(r.reason); verdict != verdictNames[r.verdict] {
+		p.tb.Fatalf("verdict %s, counted as %s", verdictNames[r.verdict], reasonNames[r.reason])
+	}
+	return r
+}
+
+func (p *program) runUncounted(frame []byte, md xdpMD) result {
+	p.tb.Helper()
+	md.DataEnd = uint32(len(frame))
+	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+512), Context: md, ContextOut: &md}
+	verdict, err := p.Xdptcp.Run(o)
+	must(p.tb, err)
+	return result{verdict: verdict, meta: o.DataOut[:md.Data], frame: o.DataOut[md.Data:]}
+}
+
+func (p *program) counters() (sum [ReasonCount]uint64) {
+	p.tb.Helper()
+	var perCPU []uint64
+	for i := range sum {
+		must(p.tb, p.Counters.Lookup(uint32(i), &perCPU))
+		for _, n := range perCPU {
+			sum[i] += n
+		}
+	}
+	return sum
+}
+
+// expect runs a frame and checks verdict (by the reason's name) and reason.
+func (p *program) expect(frame []byte, want Reason) result {
+	p.tb.Helper()
+	r := p.run(frame)
+	if r.reason != want {
+		p.tb.Fatalf("%s, want %s", reasonNames[r.reason], reasonNames[want])
+	}
+	if r.verdict == xdpPass && !bytes.Equal(r.frame, frame) {
+		p.tb.Fatalf("the packet was passed, but changed:\n in %x\nout %x", frame, r.frame)
+	}
+	return r
+}
+
+// with is p for a subtest.
+func (p *program) with(tb testing.TB) *program {
+	return &program{Objects: p.Objects, tb: tb}
+}
+
+// bindSocket puts an AF_XDP socket into the sockets map at a queue. It is bound to the loopback device
+// of a network namespace of its own, as far from real traffic as can be.
+func (p *program) bindSocket(at uint32) {
+	p.tb.Helper()
+	inNewNetns(p.tb, func() error { return p.insertSocket(at, 1, 0) })
+}
+
+func (p *program) insertSocket(at uint32, ifindex int, queue uint32) error {
+	const chunks, chunk = 16, 4096
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	p.tb.Cleanup(func() { unix.Close(fd) })
+	umem, err := unix.Mmap(-1, 0, chunks*chunk, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	p.tb.Cleanup(func() { unix.Munmap(umem) })
+	reg := unix.XDPUmemReg{Addr: uint64(uintptr(unsafe.Pointer(&umem[0]))), Len: uint64(len(umem)), Size: chunk}
+	if _, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_XDP, unix.XDP_UMEM_REG,
+		uintptr(unsafe.Pointer(&reg)), unsafe.Sizeof(reg), 0); errno != 0 {
+		return os.NewSyscallError("XDP_UMEM_REG", errno)
+	}
+	for _, ring := range []int{unix.XDP_UMEM_FILL_RING, unix.XDP_UMEM_COMPLETION_RING, unix.XDP_RX_RING} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_XDP, ring, chunks); err != nil {
+			return os.NewSyscallError("ring size", err)
+		}
+	}
+	sa := &unix.SockaddrXDP{Flags: unix.XDP_COPY, Ifindex: uint32(ifindex), QueueID: queue}
+	if err := unix.Bind(fd, sa); err != nil {
+		return os.NewSyscallError("bind", err)
+	}
+	return p.Sockets.Put(at, uint32(fd))
+}
+
+// inNewNetns runs f on a thread in a network namespace of its own, which ends with f and the sockets
+// that f opened.
+func inNewNetns(tb testing.TB, f func() error) {
+	tb.Helper()
+	done := make(chan error, 1)
+	go func() {
+		defer close(done)      // also if f ends this goroutine with a Fatal
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- os.NewSyscallError("unshare", err)
+			return
+		}
+		done <- f()
+	}()
+	must(tb, <-done)
+}
+
+// The verifier's work is part of the design: it must stay far from its limit of a million
+// instructions, on older kernels too, which prune less.
+func TestVerifierNeedsFewInstructions(t *testing.T) {
+	p := load(t, options{noSocket: true})
+	info, err := p.Xdptcp.Info()
+	must(t, err)
+	n, ok := info.VerifiedInstructions()
+	if !ok {
+		t.Skip("this kernel does not tell (5.16 does)")
+	}
+	jited, _ := info.JitedSize()
+	t.Logf("verifier: %d instructions processed; program: %d bytes of machine code", n, jited)
+	if n > 500_000 {
+		t.Errorf("the verifier processed %d instructions, more than 500,000", n)
+	}
+}

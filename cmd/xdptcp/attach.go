@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/xdptcp/xdptcp/loader"
+	"github.com/xdptcp/xdptcp/userspace/services"
+)
+
+func newAttach(e *env) *cobra.Command {
+	var (
+		listen []string
+		mode   string
+		opts   daemonOptions
+	)
+	cmd := &cobra.Command{
+		Use:   "attach IFACE [--listen [ADDR]:PORT=ACTION]... [--mode auto|native|generic] [--metrics ADDR:PORT]",
+		Short: "answer handshakes on an interface and serve the connections, until SIGINT or SIGTERM",
+		Long: `attach puts the XDP program on IFACE and serves the connections in the foreground. When it serves,
+it prints one line that starts with "ready". SIGINT or SIGTERM close the connections and detach.
+
+Only packets to a service's port and address are taken. Without ADDR that is any of the
+interface's own addresses; with ADDR just that one. All else passes to the kernel untouched.
+
+Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
+		DisableFlagsInUseLine: true,
+		Args:                  exactArgs(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.loader.Interface = args[0]
+			opts.loader.Mode = loader.Mode(mode)
+			opts.loader.Log = e.log
+			var err error
+			if opts.loader.Services, err = parseServices(listen); err != nil {
+				return err
+			}
+			switch opts.loader.Mode {
+			case loader.Auto, loader.Native, loader.Generic:
+			default:
+				return errUsage{fmt.Errorf("--mode %q: want auto, native or generic", mode)}
+			}
+			if opts.loader.Flows < 1 {
+				return errUsage{fmt.Errorf("--flows %d: want at least 1", opts.loader.Flows)}
+			}
+			d, err := startDaemon(opts, e.log)
+			if err != nil {
+				return err
+			}
+			defer d.close()
+			if _, err := fmt.Fprintln(e.stdout, d.readyLine()); err != nil {
+				return err
+			}
+			return d.wait(cmd.Context())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVar(&listen, "listen", []string{":8080=http"}, "a service, `[ADDR]:PORT=ACTION`; may be repeated")
+	flags.StringVar(&mode, "mode", "auto", "how to run XDP: auto, native or generic; auto falls back to generic with a warning")
+	flags.StringVar(&opts.metrics, "metrics", "127.0.0.1:9400", "`ADDR:PORT` for Prometheus; empty for none")
+	flags.IntVar(&opts.loader.Flows, "flows", loader.DefaultFlows, "`capacity` of each flow table, IPv4 and IPv6")
+	flags.BoolVar(&opts.loader.Takeover, "takeover", false, "take new connections to ports that a kernel socket holds")
+	return cmd
+}
+
+// parseServices reads the values of --listen.
+func parseServices(listen []string) ([]loader.Service, error) {
+	var list []loader.Service
+	for _, text := range listen {
+		s, err := loader.ParseService(text)
+		if err != nil {
+			return nil, errUsage{fmt.Errorf("--listen %w", err)}
+		}
+		if !known(s.Action) {
+			return nil, errUsage{fmt.Errorf("--listen %q: unknown action %q: there are %s", text, s.Action, strings.Join(services.Actions(), ", "))}
+		}
+		list = append(list, s)
+	}
+	if err := loader.CheckServices(list); err != nil {
+		return nil, errUsage{fmt.Errorf("--listen: %w", err)}
+	}
+	return list, nil
+}
+
+func known(action string) bool {
+	for _, a := range services.Actions() {
+		if a == action {
+			return true
+		}
+	}
+	return false
+}

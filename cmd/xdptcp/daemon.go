@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/xdptcp/xdptcp/bpf"
+	"github.com/xdptcp/xdptcp/loader"
+	"github.com/xdptcp/xdptcp/metrics"
+	"github.com/xdptcp/xdptcp/userspace"
+	"github.com/xdptcp/xdptcp/userspace/afxdp"
+	"github.com/xdptcp/xdptcp/userspace/services"
+)
+
+// How long connections and scrapes in progress are given at the end.
+const (
+	closeGrace   = 2 * time.Second
+	metricsGrace = time.Second
+)
+
+type daemonOptions struct {
+	loader  loader.Options
+	metrics string // address; empty for none
+}
+
+// A daemon is a responder with an engine, its services and its metrics. It is the whole of `attach`
+// and the server's half of `demo`.
+type daemon struct {
+	log       *slog.Logger
+	opts      daemonOptions
+	responder *loader.Responder
+	engine    *userspace.Engine
+	status    *services.Status
+	serving   []services.Service
+	metrics   *http.Server
+	metricsAt net.Addr
+
+	failed  chan error // a part that ended before it was told to
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	closing sync.Once
+}
+
+// startDaemon starts everything, in the network namespace of the calling thread, and attaches last.
+// After an error nothing is left.
+func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &daemon{log: log, opts: opts, failed: make(chan error, 8), cancel: cancel}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.responder, err = loader.Prepare(opts.loader); err != nil {
+		return nil, err
+	}
+	cfg := userspace.Config{
+		Flows: d.responder.FlowTable(), MTU: d.responder.MTU(),
+		PartialChecksums: d.responder.PartialChecksums(), Log: log,
+	}
+	for _, s := range d.responder.Sockets() {
+		cfg.Links = append(cfg.Links, s)
+	}
+	if d.engine, err = userspace.New(cfg); err != nil {
+		return nil, err
+	}
+	d.status = services.NewStatus(d)
+	if err := d.listen(); err != nil {
+		return nil, err
+	}
+	if err := d.serveMetrics(); err != nil {
+		return nil, err
+	}
+	if err := d.responder.Attach(); err != nil {
+		return nil, err
+	}
+	d.running.Go(func() { d.status.Run(ctx) })
+	return d, nil
+}
+
+func (d *daemon) listen() error {
+	env := services.Env{Log: d.log, Status: d.status}
+	for _, svc := range d.opts.loader.Services {
+		ln, err := d.engine.Listen(netip.AddrPortFrom(svc.Addr, svc.Port))
+		if err != nil {
+			return err
+		}
+		s, err := services.New(svc.Action, env)
+		if err != nil {
+			return err
+		}
+		d.serving = append(d.serving, s)
+		d.running.Go(func() {
+			if err := s.Serve(ln); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+				d.failed <- fmt.Errorf("service %s: %w", svc, err)
+			}
+		})
+	}
+	return nil
+}
+
+func (d *daemon) serveMetrics() error {
+	if d.opts.metrics == "" {
+		return nil
+	}
+	ln, err := net.Listen("tcp", d.opts.metrics)
+	if err != nil {
+		return fmt.Errorf("metrics address %s: %w: choose another with --metrics ADDR:PORT, or none with --metrics ''", d.opts.metrics, err)
+	}
+	d.metricsAt = ln.Addr()
+	d.metrics = &http.Server{Handler: metrics.Handler(d, d.log), ReadHeaderTimeout: 5 * time.Second}
+	d.running.Go(func() {
+		if err := d.metrics.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			d.failed <- fmt.Errorf("metrics: %w", err)
+		}
+	})
+	return nil
+}
+
+// wait returns when ctx ends, or with the error of a part that failed.
+func (d *daemon) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-d.failed:
+		return err
+	}
+}
+
+// close ends everything: connections get their FIN, then the program comes off, then the rest goes.
+func (d *daemon) close() {
+	d.closing.Do(func() {
+		d.cancel()
+		if d.engine != nil {
+			grace, cancel := context.WithTimeout(context.Background(), closeGrace)
+			var stopping sync.WaitGroup
+			for _, s := range d.serving {
+				stopping.Go(func() { _ = s.Shutdown(grace) }) // what is left is reset by the engine
+			}
+			stopping.Wait()
+			cancel()
+			d.engine.Close(closeGrace)
+		}
+		if d.responder != nil {
+			d.responder.Close()
+		}
+		if d.metrics != nil {
+			grace, cancel := context.WithTimeout(context.Background(), metricsGrace)
+			defer cancel()
+			_ = d.metrics.Shutdown(grace) // the process ends anyway
+		}
+		d.running.Wait()
+	})
+}
+
+// readyLine is the one line on stdout that scripts wait for.
+func (d *daemon) readyLine() string {
+	var list []string
+	for _, s := range d.opts.loader.Services {
+		list = append(list, s.String())
+	}
+	line := fmt.Sprintf("ready interface=%s mode=%s queues=%d services=%s", d.responder.Interface(), d.responder.Mode(),
+		len(d.responder.Sockets()), strings.Join(list, ","))
+	if d.metricsAt != nil {
+		line += fmt.Sprintf(" metrics=http://%s/metrics", d.metricsAt)
+	}
+	return line
+}
+
+// Reasons are XDP's counters: metrics.Source and services' page read them.
+func (d *daemon) Reasons() ([bpf.ReasonCount]uint64, error) { return d.responder.Reasons() }
+
+// Engine are the engine's counters.
+func (d *daemon) Engine() userspace.Stats { return d.engine.Stats() }
+
+// Sockets are the AF_XDP sockets' counters, by queue.
+func (d *daemon) Sockets() []afxdp.Stats {
+	var list []afxdp.Stats
+	for _, s := range d.responder.Sockets() {
+		st, err := s.Stats()
+		if err != nil {
+			d.log.Debug("AF_XDP statistics", "err", err) // closed: what we counted ourselves stands
+		}
+		list = append(list, st)
+	}
+	return list
+}
+
+// About says what runs.
+func (d *daemon) About() metrics.About {
+	zero := true
+	for _, s := range d.responder.Sockets() {
+		zero = zero && s.ZeroCopy()
+	}
+	return metrics.About{
+		Interface: d.responder.Interface(), Mode: string(d.responder.Mode()),
+		Queues: len(d.responder.Sockets()), ZeroCopy: zero, Version: versionString(),
+		FlowCapacity: d.responder.Flows(),
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/xdptcp/xdptcp/bpf"
+	"github.com/xdptcp/xdptcp/loader"
+)
+
+func newStatus(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status [IFACE] [--json]",
+		Short: "show what is attached, and what it has counted",
+		Long: `status shows the xdptcp on IFACE, or on every interface. It reads the kernel, not the process that
+attached it, and changes nothing.
+
+Exit codes: 0 attached, 3 not attached, 4 attached but degraded (generic mode), 1 error.`,
+		DisableFlagsInUseLine: true,
+		Args:                  exactArgs(0, 1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			name := ""
+			if len(args) == 1 {
+				name = args[0]
+			}
+			states, err := loader.Inspect(name)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = statusJSON(e, states)
+			} else {
+				err = statusText(e, states)
+			}
+			if err != nil {
+				return err
+			}
+			for _, s := range states {
+				if s.Mode == loader.Generic {
+					return errDegraded
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// statusReport is the form of `status --json`. Fields are added, never renamed.
+type statusReport struct {
+	Interfaces []statusInterface `json:"interfaces"`
+}
+
+type statusInterface struct {
+	Interface string                       `json:"interface"`
+	Mode      loader.Mode                  `json:"mode"`     // native, generic
+	Degraded  bool                         `json:"degraded"` // generic
+	ProgramID uint32                       `json:"program_id"`
+	Loaded    time.Time                    `json:"loaded"`
+	Queues    int                          `json:"queues"`
+	Services  []string                     `json:"services"`      // [ADDR]:PORT=ACTION
+	Flows     int                          `json:"flow_capacity"` // of each table, IPv4 and IPv6
+	Packets   map[string]map[string]uint64 `json:"packets"`       // by verdict and reason
+}
+
+func statusJSON(e *env, states []loader.State) error {
+	report := statusReport{Interfaces: []statusInterface{}}
+	for _, s := range states {
+		packets := map[string]map[string]uint64{}
+		for i, n := range s.Reasons {
+			verdict, reason := bpf.ReasonLabels(bpf.Reason(i))
+			if packets[verdict] == nil {
+				packets[verdict] = map[string]uint64{}
+			}
+			packets[verdict][reason] = n
+		}
+		report.Interfaces = append(report.Interfaces, statusInterface{
+			Interface: s.Interface, Mode: s.Mode, Degraded: s.Mode == loader.Generic, ProgramID: s.ProgramID,
+			Loaded: s.Loaded.UTC().Truncate(time.Second), Queues: s.Queues, Services: s.Services, Flows: s.Flows, Packets: packets,
+		})
+	}
+	out := json.NewEncoder(e.stdout)
+	out.SetIndent("", "  ")
+	return out.Encode(report)
+}
+
+func statusText(e *env, states []loader.State) error {
+	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
+	for i, s := range states {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "interface\t%s\n", s.Interface)
+		mode := string(s.Mode)
+		if s.Mode == loader.Generic {
+			mode += " (degraded: a fraction of native speed)"
+		}
+		fmt.Fprintf(w, "mode\t%s\n", mode)
+		fmt.Fprintf(w, "services\t%s\n", strings.Join(s.Services, " "))
+		fmt.Fprintf(w, "queues\t%d\n", s.Queues)
+		fmt.Fprintf(w, "program\tid %d, loaded %s ago\n", s.ProgramID, time.Since(s.Loaded).Truncate(time.Second))
+		fmt.Fprintf(w, "flows\tat most %d for IPv4, as many for IPv6\n", s.Flows)
+		writeCounters(w, s.Reasons)
+	}
+	return w.Flush()
+}

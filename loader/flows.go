@@ -1,0 +1,107 @@
+package loader
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/xdptcp/xdptcp/bpf"
+	"github.com/xdptcp/xdptcp/userspace/wire"
+)
+
+// flowTable gives the engine XDP's two flow tables as one: userspace.FlowTable.
+type flowTable struct {
+	flows4, flows6 *ebpf.Map
+	keys           *bpf.CookieKeys
+}
+
+// Delete forgets a flow; that there is none is not an error.
+func (t *flowTable) Delete(f wire.Flow) error {
+	var err error
+	if f.IsIPv4() {
+		key := flow4(f)
+		err = t.flows4.Delete(&key)
+	} else {
+		key := flow6(f)
+		err = t.flows6.Delete(&key)
+	}
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Flows calls f for each flow. Flows that come or go meanwhile may be seen or not.
+func (t *flowTable) Flows(f func(wire.Flow) bool) error {
+	var h bpf.Handshake
+	var key4 bpf.Flow4
+	it := t.flows4.Iterate()
+	for it.Next(&key4, &h) {
+		if !f(fromFlow4(key4)) {
+			return nil
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("map flows4: %w", err)
+	}
+	var key6 bpf.Flow6
+	it = t.flows6.Iterate()
+	for it.Next(&key6, &h) {
+		if !f(fromFlow6(key6)) {
+			return nil
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("map flows6: %w", err)
+	}
+	return nil
+}
+
+// Keys are the cookie keys in use.
+func (t *flowTable) Keys() *bpf.CookieKeys { return t.keys }
+
+// netPort is a port as it lies in a packet.
+func netPort(port uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], port)
+	return binary.NativeEndian.Uint16(b[:])
+}
+
+func flow4(f wire.Flow) bpf.Flow4 {
+	return bpf.Flow4{
+		Remote: binary.NativeEndian.Uint32(f.Remote[12:]), Local: binary.NativeEndian.Uint32(f.Local[12:]),
+		RemotePort: netPort(f.RemotePort), LocalPort: netPort(f.LocalPort),
+	}
+}
+
+func fromFlow4(k bpf.Flow4) (f wire.Flow) {
+	for _, side := range []struct {
+		addr *[16]byte
+		word uint32
+	}{{&f.Remote, k.Remote}, {&f.Local, k.Local}} {
+		side.addr[10], side.addr[11] = 0xff, 0xff
+		binary.NativeEndian.PutUint32(side.addr[12:], side.word)
+	}
+	f.RemotePort, f.LocalPort = netPort(k.RemotePort), netPort(k.LocalPort)
+	return f
+}
+
+func flow6(f wire.Flow) bpf.Flow6 {
+	k := bpf.Flow6{RemotePort: netPort(f.RemotePort), LocalPort: netPort(f.LocalPort)}
+	for i := range k.Remote {
+		k.Remote[i] = binary.NativeEndian.Uint32(f.Remote[4*i:])
+		k.Local[i] = binary.NativeEndian.Uint32(f.Local[4*i:])
+	}
+	return k
+}
+
+func fromFlow6(k bpf.Flow6) (f wire.Flow) {
+	for i := range k.Remote {
+		binary.NativeEndian.PutUint32(f.Remote[4*i:], k.Remote[i])
+		binary.NativeEndian.PutUint32(f.Local[4*i:], k.Local[i])
+	}
+	f.RemotePort, f.LocalPort = netPort(k.RemotePort), netPort(k.LocalPort)
+	return f
+}

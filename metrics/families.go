@@ -1,0 +1,127 @@
+package metrics
+
+// A family is one metric with all its label values.
+type family int
+
+const (
+	up family = iota
+	info
+	queues
+	flowCapacity
+
+	packets
+	synAcks
+	handshakesCompleted
+	handshakesRefused
+	handshakeDuration
+
+	connections
+	connectionsOpened
+	connectionsClosed
+	flowsSwept
+	segments
+	payloadBytes
+	pureAcks
+	retransmits
+	resets
+	noConnection
+	badFrames
+	transmitStalls
+	transmitErrors
+
+	queueFrames
+	queueBytes
+	queueDropped
+	queueRingEmpty
+	queueInvalid
+	queueSyscalls
+
+	familyCount
+)
+
+// families say what each metric means, and what to do when it grows. The prefix xdptcp_ and the
+// label interface are common to all. Names and labels are an interface: dashboards keep them.
+var families = [familyCount]struct {
+	name   string
+	labels []string
+	help   string
+}{
+	up: {"up", nil,
+		"1 if this scrape could read the XDP program's counters, else 0. At 0 the packet and handshake counters are " +
+			"missing: see the log; the counters' map was removed or may not be read."},
+	info: {"info", []string{"mode", "zero_copy", "version"},
+		"Always 1; the labels say what is running. mode=\"generic\" means that the driver has no XDP of its own and each " +
+			"packet costs an skb: a flood will hurt. Use another driver, or fewer queues or a smaller MTU if that is why it refused."},
+	queues: {"queues", nil,
+		"RX queues that have an AF_XDP socket."},
+	flowCapacity: {"flow_table_capacity", nil,
+		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
+
+	packets: {"packets_total", []string{"verdict", "reason"},
+		"Packets that the XDP program saw, each counted once, by verdict (pass: to the kernel; tx: answered in place; " +
+			"redirect: to the engine; drop: refused) and reason."},
+	synAcks: {"synacks_total", []string{"by"},
+		"SYNs answered with a SYN/ACK, by who did it: xdp, or engine (the reuse of a port in TIME-WAIT). If it grows much " +
+			"faster than xdptcp_handshakes_completed_total, that is a SYN flood; nothing needs to be done, it costs no memory."},
+	handshakesCompleted: {"handshakes_completed_total", nil,
+		"Final ACKs with a valid cookie: clients that are really at their address."},
+	handshakesRefused: {"handshakes_refused_total", []string{"by", "reason"},
+		"SYNs and final ACKs refused, by xdp or the engine, and why. bad_cookie, bad_timestamp: forged or very late ACKs. " +
+			"expired_key: very late, or hosts of a fleet with different keys. table_full: raise the flow table's size. " +
+			"backlog_full: the service accepts too slowly. no_listener: the service has stopped. no_room: the driver's headroom is too small. " +
+			"bad_source, bad_flags, bad_tcp, bad_checksum: packets that no honest client sends."},
+	handshakeDuration: {"handshake_duration_seconds", nil,
+		"Time from SYN/ACK to final ACK, of clients with TCP timestamps; the clock has steps of 4.2 ms. It is the network's " +
+			"round trip: if it grows, look at the path and not at this host."},
+
+	connections: {"connections", []string{"state"},
+		"Connections that the engine has: open, or waiting (closed and kept for old duplicates, TIME-WAIT and the like). " +
+			"Both kinds have a place in the flow table."},
+	connectionsOpened: {"connections_opened_total", nil,
+		"Connections that the engine has made and given to a listener."},
+	connectionsClosed: {"connections_closed_total", []string{"how"},
+		"Connections that ended: clean (FINs), reset (by the peer), timeout (the peer fell silent), aborted (by us, with " +
+			"data lost: look at the service)."},
+	flowsSwept: {"flows_swept_total", nil,
+		"Flows deleted because no connection was ever made of them: their client fell silent after a final ACK that was " +
+			"lost. If it grows, see xdptcp_queue_dropped_frames_total and backlog_full."},
+	segments: {"segments_total", []string{"direction"},
+		"TCP segments that the engine received (in) and sent (out)."},
+	payloadBytes: {"payload_bytes_total", []string{"direction"},
+		"TCP payload that the engine received (in) and sent (out), retransmissions included."},
+	pureAcks: {"pure_acks_total", nil,
+		"Segments sent that carry nothing but an acknowledgment. Compare with xdptcp_segments_total: near one per request " +
+			"says that the service answers slower than the delayed-ACK timer."},
+	retransmits: {"retransmitted_segments_total", nil,
+		"Segments sent again, counted when their connection has ended. If it grows faster than the segments, packets are " +
+			"lost on the path to the clients, or this host's transmit queue overflows."},
+	resets: {"resets_sent_total", nil,
+		"RSTs sent: to segments of no connection, and for connections aborted."},
+	noConnection: {"segments_without_connection_total", nil,
+		"Segments of flows that the engine does not have: connections that ended, or that a restart cut off. Beyond a " +
+			"short burst after a restart it should hardly grow."},
+	badFrames: {"bad_frames_total", []string{"reason"},
+		"Frames that reached the engine and were thrown away: malformed, or with a wrong TCP checksum. A steady growth " +
+			"of checksum points to a NIC or to a peer on the same host whose checksums are left to hardware."},
+	transmitStalls: {"transmit_stalls_total", nil,
+		"Times that output waited because all transmit chunks were in flight. If it grows, the NIC sends slower than the " +
+			"services write: normal at line rate, otherwise look for transmit errors."},
+	transmitErrors: {"transmit_errors_total", nil,
+		"System calls to transmit that failed. Should stay 0; the log at debug level has the error. The interface may be down."},
+
+	queueFrames: {"queue_frames_total", []string{"queue", "direction"},
+		"Frames taken from (in) and given to (out) the queue's AF_XDP rings. Very uneven queues: check the NIC's RSS."},
+	queueBytes: {"queue_bytes_total", []string{"queue", "direction"},
+		"The bytes of xdptcp_queue_frames_total, Ethernet headers included."},
+	queueDropped: {"queue_dropped_frames_total", []string{"queue", "reason"},
+		"Frames that the kernel dropped on the way into the queue's RX ring: rx_ring_full (the engine is too slow: give it " +
+			"a CPU, more queues or larger rings), other (in copy mode: no chunk was free, or the frame is too long)."},
+	queueRingEmpty: {"queue_ring_empty_total", []string{"queue", "ring"},
+		"Times that the kernel found a ring empty. fill: it had a frame and no chunk for it, which is a loss: larger rings. " +
+			"tx: it had sent everything, which is fine."},
+	queueInvalid: {"queue_invalid_descriptors_total", []string{"queue", "ring"},
+		"Ring entries that the kernel refused. Should stay 0: anything else is a defect in xdptcp, please report it."},
+	queueSyscalls: {"queue_syscalls_total", []string{"queue", "call"},
+		"System calls of the queue's socket: tx_kick (to send), rx_wakeup (to make the driver look at the fill ring), poll " +
+			"(to wait). Per frame they show how well batching works."},
+}

@@ -1,0 +1,310 @@
+package metrics
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/xdptcp/xdptcp/bpf"
+	"github.com/xdptcp/xdptcp/userspace"
+	"github.com/xdptcp/xdptcp/userspace/afxdp"
+)
+
+type fakeSource struct {
+	reasons [bpf.ReasonCount]uint64
+	err     error
+	engine  userspace.Stats
+	sockets []afxdp.Stats
+	about   About
+}
+
+func (f *fakeSource) Reasons() ([bpf.ReasonCount]uint64, error) { return f.reasons, f.err }
+func (f *fakeSource) Engine() userspace.Stats                   { return f.engine }
+func (f *fakeSource) Sockets() []afxdp.Stats                    { return f.sockets }
+func (f *fakeSource) About() About                              { return f.about }
+
+func newFakeSource() *fakeSource {
+	return &fakeSource{
+		sockets: make([]afxdp.Stats, 2),
+		about: About{Interface: "eth0", Mode: "native", Queues: 2, ZeroCopy: true, Version: "v1.2.3",
+			FlowCapacity: 262144},
+	}
+}
+
+// expect compares the exported series of some metrics, without their HELP and TYPE.
+func expect(t *testing.T, src Source, want string, names ...string) {
+	t.Helper()
+	if got := series(t, NewCollector(src), names...); got != strings.TrimSpace(want) {
+		t.Errorf("exported\n%s\nwant\n%s", got, strings.TrimSpace(want))
+	}
+}
+
+func series(t *testing.T, c prometheus.Collector, names ...string) string {
+	t.Helper()
+	text, err := testutil.CollectAndFormat(c, "text/plain; version=0.0.4", names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestEachReasonIsExportedFromTheStart(t *testing.T) {
+	got := series(t, NewCollector(newFakeSource()), "xdptcp_packets_total")
+	for r := range bpf.ReasonCount {
+		verdict, reason := bpf.ReasonLabels(bpf.Reason(r))
+		want := `xdptcp_packets_total{interface="eth0",reason="` + reason + `",verdict="` + verdict + `"} 0`
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	if n := strings.Count(got, "\n") + 1; n != bpf.ReasonCount {
+		t.Errorf("%d series, want one for each of %d reasons", n, bpf.ReasonCount)
+	}
+}
+
+func TestHandshakesComeFromTheSameReadingAsPackets(t *testing.T) {
+	src := newFakeSource()
+	src.reasons[bpf.TxSynAck] = 1000
+	src.reasons[bpf.RedirectOpened] = 900
+	src.reasons[bpf.DropBadCookie] = 40
+	src.reasons[bpf.DropNoFlow] = 7
+	src.engine.SynAcks = 3
+	src.engine.RefusedBacklog = 5
+	src.engine.RefusedListener = 2
+	expect(t, src, `
+xdptcp_handshakes_completed_total{interface="eth0"} 900
+xdptcp_synacks_total{by="engine",interface="eth0"} 3
+xdptcp_synacks_total{by="xdp",interface="eth0"} 1000
+`, "xdptcp_handshakes_completed_total", "xdptcp_synacks_total")
+	got := series(t, NewCollector(src), "xdptcp_handshakes_refused_total")
+	for _, want := range []string{
+		`xdptcp_handshakes_refused_total{by="xdp",interface="eth0",reason="bad_cookie"} 40`,
+		`xdptcp_handshakes_refused_total{by="xdp",interface="eth0",reason="table_full"} 0`,
+		`xdptcp_handshakes_refused_total{by="engine",interface="eth0",reason="backlog_full"} 5`,
+		`xdptcp_handshakes_refused_total{by="engine",interface="eth0",reason="no_listener"} 2`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "no_flow") {
+		t.Error("a stray RST or FIN counts as a refused handshake")
+	}
+}
+
+func TestHandshakeDurationIsACumulativeHistogramInSeconds(t *testing.T) {
+	src := newFakeSource()
+	src.engine.HandshakeRTT[0] = 10                     // under 4.2 ms
+	src.engine.HandshakeRTT[3] = 4                      // under 33.6 ms
+	src.engine.HandshakeRTT[userspace.RTTBuckets-1] = 1 // beyond all bounds
+	src.engine.HandshakeRTTTicks = 1 << 20              // 1099.5 s
+	got := series(t, NewCollector(src), "xdptcp_handshake_duration_seconds")
+	for _, want := range []string{
+		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="0.004194304"} 10`,
+		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="0.016777216"} 10`,
+		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="0.033554432"} 14`,
+		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="17.179869184"} 14`,
+		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="+Inf"} 15`,
+		`xdptcp_handshake_duration_seconds_sum{interface="eth0"} 1099.511627776`,
+		`xdptcp_handshake_duration_seconds_count{interface="eth0"} 15`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	if n := strings.Count(got, "_bucket{"); n != userspace.RTTBuckets {
+		t.Errorf("%d buckets, want %d", n, userspace.RTTBuckets)
+	}
+	if upper := (4 * tick << (userspace.RTTBuckets - 2)).Seconds(); math.Abs(upper-17.18) > 0.01 {
+		t.Errorf("highest bound %v s", upper)
+	}
+}
+
+func TestConnectionsSegmentsAndErrors(t *testing.T) {
+	src := newFakeSource()
+	src.engine = userspace.Stats{
+		Open: 1, Waiting: 2, Opened: 3, ClosedClean: 4, ClosedReset: 5, ClosedTimeout: 6, ClosedAborted: 7,
+		NoConnection: 8, Swept: 9, SegmentsIn: 10, SegmentsOut: 11, BytesIn: 12, BytesOut: 13, PureAcksOut: 14,
+		ResetsOut: 15, Retransmits: 16, BadFrames: 17, BadChecksums: 18, TxNoChunk: 19, TxErrors: 20,
+	}
+	expect(t, src, `
+xdptcp_bad_frames_total{interface="eth0",reason="checksum"} 18
+xdptcp_bad_frames_total{interface="eth0",reason="malformed"} 17
+xdptcp_connections{interface="eth0",state="open"} 1
+xdptcp_connections{interface="eth0",state="waiting"} 2
+xdptcp_connections_closed_total{how="aborted",interface="eth0"} 7
+xdptcp_connections_closed_total{how="clean",interface="eth0"} 4
+xdptcp_connections_closed_total{how="reset",interface="eth0"} 5
+xdptcp_connections_closed_total{how="timeout",interface="eth0"} 6
+xdptcp_connections_opened_total{interface="eth0"} 3
+xdptcp_flows_swept_total{interface="eth0"} 9
+xdptcp_payload_bytes_total{direction="in",interface="eth0"} 12
+xdptcp_payload_bytes_total{direction="out",interface="eth0"} 13
+xdptcp_pure_acks_total{interface="eth0"} 14
+xdptcp_resets_sent_total{interface="eth0"} 15
+xdptcp_retransmitted_segments_total{interface="eth0"} 16
+xdptcp_segments_total{direction="in",interface="eth0"} 10
+xdptcp_segments_total{direction="out",interface="eth0"} 11
+xdptcp_segments_without_connection_total{interface="eth0"} 8
+xdptcp_transmit_errors_total{interface="eth0"} 20
+xdptcp_transmit_stalls_total{interface="eth0"} 19
+`, "xdptcp_bad_frames_total", "xdptcp_connections", "xdptcp_connections_closed_total",
+		"xdptcp_connections_opened_total", "xdptcp_flows_swept_total", "xdptcp_payload_bytes_total",
+		"xdptcp_pure_acks_total", "xdptcp_resets_sent_total", "xdptcp_retransmitted_segments_total",
+		"xdptcp_segments_total", "xdptcp_segments_without_connection_total", "xdptcp_transmit_errors_total",
+		"xdptcp_transmit_stalls_total")
+}
+
+func TestSocketsAreExportedByQueue(t *testing.T) {
+	src := newFakeSource()
+	src.sockets = []afxdp.Stats{{}, {
+		RxFrames: 1, RxBytes: 2, TxFrames: 3, TxBytes: 4, TxKicks: 5, RxWakeups: 6, Polls: 7,
+		RxDropped: 8, RxInvalidDescs: 9, TxInvalidDescs: 10, RxRingFull: 11, FillRingEmpty: 12, TxRingEmpty: 13,
+	}}
+	var queue1 []string
+	for line := range strings.Lines(series(t, NewCollector(src))) {
+		if strings.Contains(line, `queue="1"`) {
+			queue1 = append(queue1, strings.TrimSpace(strings.ReplaceAll(line, `interface="eth0",`, "")))
+		}
+	}
+	want := `
+xdptcp_queue_bytes_total{direction="in",queue="1"} 2
+xdptcp_queue_bytes_total{direction="out",queue="1"} 4
+xdptcp_queue_dropped_frames_total{queue="1",reason="other"} 8
+xdptcp_queue_dropped_frames_total{queue="1",reason="rx_ring_full"} 11
+xdptcp_queue_frames_total{direction="in",queue="1"} 1
+xdptcp_queue_frames_total{direction="out",queue="1"} 3
+xdptcp_queue_invalid_descriptors_total{queue="1",ring="fill"} 9
+xdptcp_queue_invalid_descriptors_total{queue="1",ring="tx"} 10
+xdptcp_queue_ring_empty_total{queue="1",ring="fill"} 12
+xdptcp_queue_ring_empty_total{queue="1",ring="tx"} 13
+xdptcp_queue_syscalls_total{call="poll",queue="1"} 7
+xdptcp_queue_syscalls_total{call="rx_wakeup",queue="1"} 6
+xdptcp_queue_syscalls_total{call="tx_kick",queue="1"} 5`
+	if got := strings.Join(queue1, "\n"); got != strings.TrimSpace(want) {
+		t.Errorf("exported\n%s\nwant%s", got, want)
+	}
+}
+
+func TestUnreadableCountersAreMissingAndNotZero(t *testing.T) {
+	src := newFakeSource()
+	src.err = errors.New("map is gone")
+	src.engine.SynAcks = 3
+	var logged bytes.Buffer
+	c := newCollector(src, slog.New(slog.NewTextHandler(&logged, nil)))
+	got := series(t, c)
+	for _, name := range []string{"xdptcp_packets_total", "xdptcp_handshakes_completed_total", `by="xdp"`} {
+		if strings.Contains(got, name) {
+			t.Errorf("%s is exported though it could not be read", name)
+		}
+	}
+	for _, want := range []string{`xdptcp_up{interface="eth0"} 0`, `xdptcp_synacks_total{by="engine",interface="eth0"} 3`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if !strings.Contains(logged.String(), "map is gone") {
+		t.Errorf("log %q does not have the error", logged.String())
+	}
+	src.err = nil
+	expect(t, src, `xdptcp_up{interface="eth0"} 1`, "xdptcp_up")
+}
+
+func TestAboutIsInTheLabels(t *testing.T) {
+	expect(t, newFakeSource(), `
+xdptcp_flow_table_capacity{interface="eth0"} 262144
+xdptcp_info{interface="eth0",mode="native",version="v1.2.3",zero_copy="true"} 1
+xdptcp_queues{interface="eth0"} 2
+`, "xdptcp_info", "xdptcp_queues", "xdptcp_flow_table_capacity")
+}
+
+func TestEachMetricIsLintCleanAndExplained(t *testing.T) {
+	problems, err := testutil.CollectAndLint(NewCollector(newFakeSource()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	for _, f := range families {
+		if len(f.help) < 40 || !strings.HasSuffix(f.help, ".") {
+			t.Errorf("xdptcp_%s: help %q does not say what to do", f.name, f.help)
+		}
+	}
+}
+
+func TestTwoInterfacesShareARegistry(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	for _, name := range []string{"eth0", "eth1"} {
+		src := newFakeSource()
+		src.about.Interface = name
+		if err := Register(reg, src); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Register(reg, newFakeSource()); err == nil {
+		t.Error("the same interface was registered twice")
+	}
+	if _, err := reg.Gather(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHandlerServesMetricsAndAnIndex(t *testing.T) {
+	srv := httptest.NewServer(Handler(newFakeSource(), slog.New(slog.DiscardHandler)))
+	defer srv.Close()
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		contains     string
+	}{
+		{"GET", "/", 200, `href="/metrics"`},
+		{"GET", "/metrics", 200, `xdptcp_up{interface="eth0"} 1`},
+		{"GET", "/metrics", 200, "go_goroutines"},
+		{"GET", "/metrics", 200, "process_start_time_seconds"},
+		{"HEAD", "/metrics", 200, ""},
+		{"POST", "/metrics", 405, ""},
+		{"GET", "/else", 404, ""},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tt.method, srv.URL+tt.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != tt.status || !strings.Contains(string(body), tt.contains) {
+			t.Errorf("%s %s: %s, want %d with %q:\n%.500s", tt.method, tt.path, resp.Status, tt.status, tt.contains, body)
+		}
+	}
+}
+
+func BenchmarkScrape(b *testing.B) {
+	reg := prometheus.NewRegistry()
+	if err := Register(reg, newFakeSource()); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := reg.Gather(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,27 @@
+package userspace
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xdptcp/xdptcp/userspace/tcp"
+)
+
+// A clock reads CLOCK_MONOTONIC, the one that XDP stamps its SYN/ACKs with. Go's own monotonic
+// reading is the same clock from another zero, and costs no system call.
+type clock struct {
+	start time.Time
+	zero  tcp.Time
+}
+
+func newClock() clock {
+	var ts unix.Timespec
+	start := time.Now()
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic("clock_gettime(CLOCK_MONOTONIC): " + err.Error()) // cannot fail on Linux
+	}
+	return clock{start: start, zero: tcp.Time(ts.Nano())}
+}
+
+func (c *clock) now() tcp.Time { return c.zero + tcp.Time(time.Since(c.start)) }

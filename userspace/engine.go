@@ -1,0 +1,228 @@
+package userspace
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/xdptcp/xdptcp/bpf"
+	"github.com/xdptcp/xdptcp/userspace/afxdp"
+	"github.com/xdptcp/xdptcp/userspace/tcp"
+	"github.com/xdptcp/xdptcp/userspace/wire"
+)
+
+// A Link moves the frames of one queue. *afxdp.Socket is the one that matters; its comments are the
+// contract. All methods but Wait and Wake are called with the shard's lock held.
+type Link interface {
+	Receive([]afxdp.Desc) int
+	Frame(afxdp.Desc) []byte
+	Meta(d afxdp.Desc, n int) []byte
+	Recycle([]afxdp.Desc)
+	Alloc() (afxdp.Desc, bool)
+	Free(afxdp.Desc)
+	Transmit([]afxdp.Desc) int
+	Flush() error
+	Wait(time.Duration) (bool, error)
+	Wake()
+}
+
+// FlowTable is XDP's table of flows, which only user space deletes from.
+type FlowTable interface {
+	// Delete forgets a flow. That there is none is not an error.
+	Delete(wire.Flow) error
+	// Flows calls f for each flow until it returns false.
+	Flows(f func(wire.Flow) bool) error
+	// Keys are the cookie keys in use: the engine answers a SYN itself where it reuses TIME-WAIT.
+	Keys() *bpf.CookieKeys
+}
+
+// Config tells New what to run.
+type Config struct {
+	Links []Link    // one per queue, in the order of the queues
+	Flows FlowTable // XDP's
+	MTU   int       // of the interface: bounds the segments we send
+	// PartialChecksums accepts segments whose checksum covers the pseudo-header only, as peers on
+	// the same host leave them (veth, virtio).
+	PartialChecksums bool
+	// Backlog bounds, for each listener, the connections that wait for Accept. 0: 1024.
+	Backlog int
+	// TCP is the model for each shard's configuration (its Pool is not used: each shard has its
+	// own). nil: tcp.DefaultConfig.
+	TCP *tcp.Config
+	Log *slog.Logger // nil: slog.Default
+}
+
+// An Engine serves the connections of one interface.
+type Engine struct {
+	cfg    Config
+	log    *slog.Logger
+	clock  clock
+	shards []*shard
+	loops  sync.WaitGroup
+	stop   chan struct{}
+	closed sync.Once
+
+	mu        sync.RWMutex
+	listeners map[netip.AddrPort]*Listener
+}
+
+// New starts an engine. It takes over the links' frames at once, but the links stay the caller's to
+// close, after Close.
+func New(cfg Config) (*Engine, error) {
+	if len(cfg.Links) == 0 {
+		return nil, errors.New("engine: no links: there must be one per RX queue")
+	}
+	if cfg.Flows == nil {
+		return nil, errors.New("engine: no flow table")
+	}
+	if cfg.MTU < 576 {
+		return nil, fmt.Errorf("engine: MTU %d is too small for TCP: at least 576", cfg.MTU)
+	}
+	if cfg.Backlog == 0 {
+		cfg.Backlog = 1024
+	}
+	if cfg.TCP == nil {
+		cfg.TCP = tcp.DefaultConfig()
+	}
+	if cfg.TCP.RecvBuffer < bpf.Window {
+		return nil, fmt.Errorf("engine: a receive buffer of %d bytes cannot hold the window of %d that the SYN/ACK promises",
+			cfg.TCP.RecvBuffer, bpf.Window)
+	}
+	if err := cfg.TCP.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	e := &Engine{
+		cfg:       cfg,
+		log:       cfg.Log,
+		clock:     newClock(),
+		stop:      make(chan struct{}),
+		listeners: make(map[netip.AddrPort]*Listener),
+	}
+	for queue, link := range cfg.Links {
+		e.shards = append(e.shards, newShard(e, queue, link))
+	}
+	for _, s := range e.shards {
+		e.loops.Add(1)
+		go s.loop()
+	}
+	e.loops.Add(1)
+	go e.sweep()
+	return e, nil
+}
+
+// Listen takes the connections to a port: those to one address, or with the zero Addr those to any
+// address that no other listener has taken. The XDP side decides which packets come at all.
+func (e *Engine) Listen(addr netip.AddrPort) (*Listener, error) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	if addr.Port() == 0 {
+		return nil, fmt.Errorf("listen %v: no port given", addr)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, taken := e.listeners[addr]; taken {
+		return nil, fmt.Errorf("listen %v: another listener of this engine has it", addr)
+	}
+	l := newListener(e, addr, e.cfg.Backlog)
+	e.listeners[addr] = l
+	return l, nil
+}
+
+func (e *Engine) listener(local netip.AddrPort) *Listener {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if l := e.listeners[local]; l != nil {
+		return l
+	}
+	return e.listeners[netip.AddrPortFrom(netip.Addr{}, local.Port())]
+}
+
+// Close ends the engine. Listeners are closed, every connection gets its FIN, and up to grace is
+// given for what was written to arrive; the rest is reset.
+func (e *Engine) Close(grace time.Duration) {
+	e.closed.Do(func() {
+		e.mu.Lock()
+		listeners := e.listeners
+		e.listeners = make(map[netip.AddrPort]*Listener)
+		e.mu.Unlock()
+		for _, l := range listeners {
+			l.Close()
+		}
+		for _, s := range e.shards {
+			s.closeConns()
+		}
+		for deadline := time.Now().Add(grace); time.Now().Before(deadline) && e.Stats().Open > 0; {
+			time.Sleep(5 * time.Millisecond)
+		}
+		close(e.stop)
+		for _, s := range e.shards {
+			s.abortConns()
+			s.link.Wake()
+		}
+		e.loops.Wait()
+	})
+}
+
+// sweepEvery is how often flows that the engine doesn't know are looked for. One that is unknown
+// twice in a row is deleted: its client never spoke after a final ACK that a full ring lost.
+const sweepEvery = 60 * time.Second
+
+func (e *Engine) sweep() {
+	defer e.loops.Done()
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	suspects := map[wire.Flow]bool{}
+	for {
+		select {
+		case <-e.stop:
+			return
+		case <-ticker.C:
+			suspects = e.sweepOnce(suspects)
+		}
+	}
+}
+
+func (e *Engine) sweepOnce(suspects map[wire.Flow]bool) map[wire.Flow]bool {
+	unknown := map[wire.Flow]bool{}
+	err := e.cfg.Flows.Flows(func(f wire.Flow) bool {
+		if !e.knows(f) {
+			unknown[f] = true
+		}
+		return true
+	})
+	if err != nil {
+		e.log.Warn("sweep of the flow table ended early", "err", err)
+	}
+	for f := range unknown {
+		// Looked up once more: it may have come to life while we were reading the table.
+		if suspects[f] && !e.knows(f) {
+			delete(unknown, f)
+			e.shards[0].deleteFlow(f)
+			e.shards[0].count(func(st *Stats) { st.Swept++ })
+		}
+	}
+	return unknown
+}
+
+func (e *Engine) knows(f wire.Flow) bool {
+	for _, s := range e.shards {
+		if s.knows(f) {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *Engine) stopping() bool {
+	select {
+	case <-e.stop:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,394 @@
+package userspace
+
+import (
+	"sync"
+	"time"
+
+	"github.com/xdptcp/xdptcp/bpf"
+	"github.com/xdptcp/xdptcp/userspace/afxdp"
+	"github.com/xdptcp/xdptcp/userspace/tcp"
+	"github.com/xdptcp/xdptcp/userspace/wire"
+)
+
+// batchSize is how many received frames are processed before anything is sent: acknowledgments are
+// decided once for all of them (RFC 9293, 3.10.7.4: MUST-58, MUST-59).
+const batchSize = 64
+
+// A shard is what one queue's frames lead to: its link, its connections, their timers and buffers.
+type shard struct {
+	engine *Engine
+	queue  int
+	tcp    tcp.Config // its Pool is this shard's
+
+	mu      sync.Mutex // covers all below, and every tcp.Conn of the shard
+	link    Link
+	conns   map[wire.Flow]*Conn
+	timers  timers
+	waiting waiting
+	stalled []*Conn // have output, but there was no free TX chunk
+	stats   Stats
+	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it.
+	sleepUntil tcp.Time
+
+	// Reused for every batch, so that nothing is allocated per packet.
+	descs  [batchSize]afxdp.Desc
+	packet wire.Packet
+	out    wire.Segment
+	dirty  []*Conn // had input or a timer in this turn: output is due
+	wake   []*Conn // have goroutines to wake before the lock is released
+}
+
+func newShard(e *Engine, queue int, link Link) *shard {
+	s := &shard{engine: e, queue: queue, link: link, tcp: *e.cfg.TCP, conns: make(map[wire.Flow]*Conn)}
+	s.tcp.Pool = new(tcp.Pool)
+	return s
+}
+
+// loop drives the shard until the engine stops.
+func (s *shard) loop() {
+	defer s.engine.loops.Done()
+	for {
+		s.mu.Lock()
+		timeout := s.timeout()
+		s.mu.Unlock()
+		if _, err := s.link.Wait(timeout); err != nil {
+			s.engine.log.Error("queue lost: its connections are reset", "queue", s.queue, "err", err)
+			s.abortConns()
+			return
+		}
+		select {
+		case <-s.engine.stop:
+			return
+		default:
+		}
+		for s.turn() == batchSize {
+		}
+	}
+}
+
+// maxSleep bounds the loop's sleep: a link notices on a time-out that its device is gone.
+const maxSleep = time.Second
+
+// timeout is how long the loop may sleep.
+func (s *shard) timeout() time.Duration {
+	s.sleepUntil = s.timers.next()
+	if w := s.waiting.head; w != nil && w.waitingUntil < s.sleepUntil {
+		s.sleepUntil = w.waitingUntil
+	}
+	if len(s.stalled) > 0 {
+		return 200 * time.Microsecond
+	}
+	if s.sleepUntil == tcp.Never {
+		return maxSleep
+	}
+	return min(maxSleep, max(0, time.Duration(s.sleepUntil-s.engine.clock.now())))
+}
+
+// turn processes one batch of frames and what is due, and returns how many frames there were.
+func (s *shard) turn() int {
+	s.mu.Lock()
+	now := s.engine.clock.now()
+	n := s.link.Receive(s.descs[:])
+	for _, d := range s.descs[:n] {
+		s.input(d, now)
+	}
+	s.link.Recycle(s.descs[:n])
+	for c := s.timers.due(now); c != nil; c = s.timers.due(now) {
+		s.event(c, c.tcp.Tick(now))
+	}
+	if len(s.stalled) > 0 {
+		stalled := s.stalled
+		s.stalled = nil
+		for _, c := range stalled {
+			c.stalled = false
+			s.markDirty(c)
+		}
+	}
+	for i, c := range s.dirty {
+		c.dirty = false
+		s.dirty[i] = nil
+		s.output(c, now)
+	}
+	s.dirty = s.dirty[:0]
+	for c := s.waiting.expired(now); c != nil; c = s.waiting.expired(now) {
+		s.forget(c)
+	}
+	s.flush()
+	s.unlock()
+	return n
+}
+
+// unlock wakes the goroutines that have something to do, and releases the lock. They are woken last,
+// because woken earlier they would only run into the lock.
+func (s *shard) unlock() {
+	for i, c := range s.wake {
+		s.wake[i] = nil
+		c.wakeUp()
+	}
+	s.wake = s.wake[:0]
+	s.mu.Unlock()
+}
+
+// input takes one frame in.
+func (s *shard) input(d afxdp.Desc, now tcp.Time) {
+	record, first := s.record(d)
+	p := &s.packet
+	if wire.Parse(s.link.Frame(d), p) != nil {
+		s.stats.BadFrames++
+		return
+	}
+	s.stats.SegmentsIn++
+	s.stats.BytesIn += uint64(p.Segment.PayloadLen)
+	switch p.Checksum() {
+	case wire.ChecksumBad:
+		s.stats.BadChecksums++
+		return
+	case wire.ChecksumPartial:
+		if !s.engine.cfg.PartialChecksums {
+			s.stats.BadChecksums++
+			return
+		}
+	}
+	c := s.conns[p.Flow]
+	if c != nil && p.Segment.Flags&(wire.SYN|wire.ACK) == wire.SYN && c.reusable(&p.Segment) {
+		s.forget(c)
+		s.answerSYN(p, now)
+		return
+	}
+	if c == nil {
+		if !first {
+			s.noConnection(p)
+			return
+		}
+		if c = s.open(p, &record, now); c == nil {
+			return
+		}
+	}
+	if c.inWaiting {
+		if c.tcp.State() == tcp.StateClosed {
+			return // an old duplicate
+		}
+		if p.Segment.Flags.Has(wire.FIN) { // RFC 9293, 3.10.7.4, eighth: restart the time-wait time-out
+			s.waiting.remove(c)
+			s.waiting.push(c, now+waitingTime)
+		}
+	}
+	s.event(c, c.tcp.Input(&p.Segment, now))
+}
+
+// noConnection answers a segment of a flow that the engine does not have, and forgets the flow.
+func (s *shard) noConnection(p *wire.Packet) {
+	s.stats.NoConnection++
+	s.deleteFlow(p.Flow)
+	// A SYN gets no RST: with the flow gone, XDP answers the client's next try.
+	if p.Segment.Flags.Has(wire.SYN) || !tcp.Reset(&p.Segment, &s.out) {
+		return
+	}
+	t := wire.NewTemplate(p)
+	s.send(&t, &s.out)
+}
+
+// open makes the connection that a handshake record announces. nil: refused, and counted.
+func (s *shard) open(p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn {
+	if s.engine.stopping() {
+		s.noConnection(p)
+		return nil
+	}
+	l := s.engine.listener(p.Flow.LocalAddr())
+	if l == nil {
+		s.stats.RefusedListener++
+		s.noConnection(p)
+		return nil
+	}
+	c := newConn(s, p, record)
+	if !l.offer(c) {
+		// Dropped, not reset: the client's next segment proves the cookie again.
+		s.stats.RefusedBacklog++
+		return nil
+	}
+	c.tcp.Open(&s.tcp, c.tcpHandshake(p.Flow.IsIPv4()), now)
+	s.conns[p.Flow] = c
+	s.stats.Opened++
+	if record.Flags&bpf.HandshakeTimestamps != 0 {
+		s.stats.handshake(record.RttTicks)
+	}
+	return c
+}
+
+// event does what an Input or Tick asks for, and notes that output may be due.
+func (s *shard) event(c *Conn, ev tcp.Event) {
+	s.markDirty(c)
+	if ev != 0 {
+		c.notify(ev)
+	}
+	if ev&tcp.Closed != 0 {
+		c.ended = true
+	}
+}
+
+func (s *shard) markDirty(c *Conn) {
+	if !c.dirty {
+		c.dirty = true
+		s.dirty = append(s.dirty, c)
+	}
+}
+
+// output sends all that a connection has to send now. The caller flushes.
+func (s *shard) output(c *Conn, now tcp.Time) {
+	for {
+		d, ok := s.link.Alloc()
+		if !ok {
+			s.flush() // in copy mode that completes what is in flight
+			if d, ok = s.link.Alloc(); !ok {
+				s.stats.TxNoChunk++
+				if !c.stalled {
+					c.stalled = true
+					s.stalled = append(s.stalled, c)
+					if s.sleepUntil > now {
+						s.link.Wake()
+					}
+				}
+				break
+			}
+		}
+		if !c.tcp.Output(&s.out, now) {
+			s.link.Free(d)
+			break
+		}
+		frame := s.link.Frame(d)
+		if h := c.template.HeaderLen(&s.out); s.out.PayloadLen > 0 {
+			c.tcp.CopyPayload(frame[h:h+s.out.PayloadLen], &s.out)
+		}
+		s.transmit(d, c.template.Marshal(frame, &s.out))
+	}
+	s.settle(c, now)
+}
+
+// settle follows a connection's state after it was driven: its timer, and whether it is over.
+func (s *shard) settle(c *Conn, now tcp.Time) {
+	switch c.tcp.State() {
+	case tcp.StateClosed, tcp.StateTimeWait:
+		s.timers.remove(c)
+		if !c.over {
+			c.over = true
+			s.leave(c, now)
+		}
+	default:
+		s.timers.schedule(c)
+		if next := s.timers.next(); next < s.sleepUntil {
+			s.sleepUntil = next
+			s.link.Wake()
+		}
+	}
+}
+
+// leave counts how a connection ended. One that ended well waits for its old duplicates.
+func (s *shard) leave(c *Conn, now tcp.Time) {
+	s.stats.Retransmits += c.tcp.Info().Retransmits
+	switch c.tcp.Err() {
+	case nil:
+		s.stats.ClosedClean++
+		if s.conns[c.flow] == c {
+			s.waiting.push(c, now+waitingTime)
+		}
+		return
+	case tcp.ErrReset:
+		s.stats.ClosedReset++
+	case tcp.ErrTimeout:
+		s.stats.ClosedTimeout++
+	default:
+		s.stats.ClosedAborted++
+	}
+	s.forget(c)
+}
+
+// forget drops all that the shard has of a connection, and XDP's flow with it.
+func (s *shard) forget(c *Conn) {
+	if s.conns[c.flow] != c {
+		return
+	}
+	s.waiting.remove(c)
+	s.timers.remove(c)
+	delete(s.conns, c.flow)
+	s.deleteFlow(c.flow)
+}
+
+func (s *shard) deleteFlow(f wire.Flow) {
+	if err := s.engine.cfg.Flows.Delete(f); err != nil {
+		s.engine.log.Warn("flow not deleted from XDP's table", "flow", f.String(), "err", err)
+	}
+}
+
+// send transmits a segment without payload that belongs to no connection.
+func (s *shard) send(t *wire.Template, seg *wire.Segment) {
+	d, ok := s.link.Alloc()
+	if !ok {
+		s.stats.TxNoChunk++
+		return
+	}
+	s.transmit(d, t.Marshal(s.link.Frame(d), seg))
+}
+
+// transmit puts a finished frame on the ring, and counts s.out, which it was made from.
+func (s *shard) transmit(d afxdp.Desc, length int) {
+	s.stats.SegmentsOut++
+	s.stats.BytesOut += uint64(s.out.PayloadLen)
+	switch {
+	case s.out.Flags.Has(wire.RST):
+		s.stats.ResetsOut++
+	case s.out.PayloadLen == 0 && !s.out.Flags.Any(wire.SYN|wire.FIN):
+		s.stats.PureAcksOut++
+	}
+	d.Len = uint32(length)
+	s.link.Transmit([]afxdp.Desc{d})
+}
+
+func (s *shard) flush() {
+	if err := s.link.Flush(); err != nil {
+		s.stats.TxErrors++
+		s.engine.log.Debug("transmit", "queue", s.queue, "err", err)
+	}
+}
+
+func (s *shard) knows(f wire.Flow) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[f] != nil
+}
+
+func (s *shard) count(f func(*Stats)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.stats)
+}
+
+// closeConns ends every connection the polite way.
+func (s *shard) closeConns() {
+	s.each(func(c *Conn, now tcp.Time) {
+		c.closed = true
+		c.tcp.Close(now)
+	})
+}
+
+// abortConns resets what is still there.
+func (s *shard) abortConns() {
+	s.each(func(c *Conn, _ tcp.Time) {
+		c.closed = true
+		c.tcp.Abort()
+	})
+}
+
+func (s *shard) each(f func(*Conn, tcp.Time)) {
+	s.mu.Lock()
+	now := s.engine.clock.now()
+	for _, c := range s.conns {
+		if c.inWaiting {
+			continue
+		}
+		f(c, now)
+		c.notify(tcp.Readable | tcp.Writable | tcp.Closed)
+		s.output(c, now)
+	}
+	s.flush()
+	s.unlock()
+}

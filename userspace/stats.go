@@ -1,0 +1,75 @@
+package userspace
+
+import "math/bits"
+
+// RTTBuckets are the buckets of Stats.HandshakeRTT: bucket i counts handshakes of less than
+// 2^i * 4 ticks (4.2 ms << i); the last one counts all others.
+const RTTBuckets = 14
+
+// Stats are an engine's counters since New, and two gauges.
+type Stats struct {
+	Open    int // gauge: connections that are not closed
+	Waiting int // gauge: closed connections kept for their old duplicates (TIME-WAIT and the like)
+
+	Opened          uint64 // connections made
+	ClosedClean     uint64 // ended by FINs
+	ClosedReset     uint64 // ended by the peer's RST
+	ClosedTimeout   uint64 // ended because the peer fell silent
+	ClosedAborted   uint64 // ended by us, with data lost
+	RefusedBacklog  uint64 // final ACKs not taken because the accept backlog was full
+	RefusedListener uint64 // connections to a port that nobody listens on any more
+	SynAcks         uint64 // SYNs answered by the engine, reusing TIME-WAIT
+	NoConnection    uint64 // segments of no connection
+	Swept           uint64 // flows deleted that never became a connection
+
+	SegmentsIn, SegmentsOut uint64
+	BytesIn, BytesOut       uint64 // payload, retransmissions included
+	PureAcksOut             uint64 // segments that carry nothing but an acknowledgment
+	ResetsOut               uint64
+	Retransmits             uint64 // segments, of connections that have ended
+	BadFrames               uint64 // frames that are not a TCP segment: cut short, wrong lengths
+	BadChecksums            uint64
+	TxNoChunk               uint64 // times that output waited because all TX chunks were in flight
+	TxErrors                uint64 // failed transmit system calls
+
+	// HandshakeRTT counts the handshakes with timestamps by the time from SYN/ACK to final ACK.
+	HandshakeRTT      [RTTBuckets]uint64
+	HandshakeRTTTicks uint64 // their sum, in ticks
+}
+
+func (st *Stats) handshake(ticks uint32) {
+	st.HandshakeRTT[min(bits.Len32(ticks/4), RTTBuckets-1)]++
+	st.HandshakeRTTTicks += uint64(ticks)
+}
+
+func (st *Stats) add(o *Stats) {
+	st.Open += o.Open
+	st.Waiting += o.Waiting
+	for _, f := range []struct{ to, from *uint64 }{
+		{&st.Opened, &o.Opened}, {&st.ClosedClean, &o.ClosedClean}, {&st.ClosedReset, &o.ClosedReset},
+		{&st.ClosedTimeout, &o.ClosedTimeout}, {&st.ClosedAborted, &o.ClosedAborted},
+		{&st.RefusedBacklog, &o.RefusedBacklog}, {&st.RefusedListener, &o.RefusedListener},
+		{&st.SynAcks, &o.SynAcks}, {&st.NoConnection, &o.NoConnection}, {&st.Swept, &o.Swept},
+		{&st.SegmentsIn, &o.SegmentsIn}, {&st.SegmentsOut, &o.SegmentsOut}, {&st.BytesIn, &o.BytesIn},
+		{&st.BytesOut, &o.BytesOut}, {&st.PureAcksOut, &o.PureAcksOut}, {&st.ResetsOut, &o.ResetsOut},
+		{&st.Retransmits, &o.Retransmits}, {&st.BadFrames, &o.BadFrames},
+		{&st.BadChecksums, &o.BadChecksums}, {&st.TxNoChunk, &o.TxNoChunk}, {&st.TxErrors, &o.TxErrors},
+		{&st.HandshakeRTTTicks, &o.HandshakeRTTTicks},
+	} {
+		*f.to += *f.from
+	}
+	for i, n := range o.HandshakeRTT {
+		st.HandshakeRTT[i] += n
+	}
+}
+
+// Stats sums up all shards.
+func (e *Engine) Stats() (sum Stats) {
+	for _, s := range e.shards {
+		s.count(func(st *Stats) {
+			st.Open, st.Waiting = len(s.conns)-s.waiting.n, s.waiting.n
+			sum.add(st)
+		})
+	}
+	return sum
+}

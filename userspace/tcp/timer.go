@@ -1,0 +1,60 @@
+package tcp
+
+import "time"
+
+// poolInterval is how often a connection whose Write was refused by the pool looks again.
+const poolInterval = 20 * time.Millisecond
+
+// Deadline is when Tick must be called next; Never if nothing is waited for.
+func (c *Conn) Deadline() Time {
+	if c.cfg == nil {
+		return Never
+	}
+	return min(c.rtxAt, c.ackAt, c.stateAt, c.poolAt)
+}
+
+// Tick runs the timers that are due, and says what that changed for the application.
+func (c *Conn) Tick(now Time) Event {
+	if c.state == StateClosed {
+		return 0
+	}
+	readable := c.readable()
+	if c.ackAt <= now {
+		c.ackAt = Never
+		c.set(flagAckNow)
+	}
+	if c.poolAt <= now {
+		c.poolAt = Never // Output sets it again
+		if !c.cfg.Pool.full() {
+			c.clear(flagPoolWait)
+		}
+	}
+	if c.rtxAt <= now {
+		c.rtxTimeout(now)
+	}
+	if c.stateAt <= now {
+		c.end(nil) // TIME-WAIT is over, or nobody waits in FIN-WAIT-2 any more
+	}
+	return c.events(readable)
+}
+
+// rtxTimeout is the time-out of a retransmission (RFC 6298, 5.4 to 5.7) or of the closed window's probe (RFC 9293, 3.8.6.1).
+func (c *Conn) rtxTimeout(now Time) {
+	limit := c.cfg.Retries
+	if c.has(flagOrphan) {
+		limit = min(limit, c.cfg.OrphanRetries)
+	}
+	if int(c.retries) >= limit {
+		c.end(ErrTimeout) // RFC 9293, 3.8.3, R2
+		return
+	}
+	c.retries++
+	c.backoff = min(c.backoff+1, 60)
+	c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+	if c.has(flagPersist) {
+		c.set(flagProbe)
+		return
+	}
+	c.stats.timeouts++
+	c.enterLossRecovery()
+}

@@ -1,0 +1,57 @@
+package tcp
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// randomSim draws a network and two ends.
+func randomSim(seed uint64) simConfig {
+	r := rand.New(rand.NewPCG(seed, 99))
+	pick := func(xs ...int) int { return xs[r.IntN(len(xs))] }
+	sc := simConfig{
+		hs: Handshake{
+			ISS: Seq(r.Uint32()), IRS: Seq(r.Uint32()),
+			MSS: pick(88, 536, 1220, 1460, 8960), SndWScale: uint8(pick(0, 2, 7)), RcvWScale: uint8(pick(0, 2, 7)),
+			SACK: r.IntN(4) != 0, Timestamps: r.IntN(4) != 0, TSOffset: r.Uint32(),
+			RcvWnd: uint32(pick(4096, 64240, 65535)),
+		},
+		nagle: r.IntN(4) == 0,
+	}
+	if r.IntN(4) == 0 {
+		sc.hs.ISS = -Seq(r.Uint32N(50000)) // the numbers wrap on the way
+		sc.hs.IRS = -Seq(r.Uint32N(50000))
+	}
+	for i := range 2 {
+		cfg := DefaultConfig()
+		cfg.RecvBuffer = pick(4096, 16<<10, 64<<10, 256<<10)
+		cfg.SendBuffer = pick(4096, 16<<10, 64<<10, 256<<10)
+		cfg.Retries = 60 // the network is bad, but it is there
+		sc.cfg[i] = cfg
+		sc.link[i] = link{
+			delay:     time.Duration(pick(50, 1000, 20000, 200000)) * time.Microsecond,
+			bandwidth: pick(100_000, 1_000_000, 100_000_000),
+			queue:     pick(20_000, 200_000),
+			loss:      float64(pick(0, 0, 1, 5, 15)) / 100,
+			dup:       float64(pick(0, 0, 2, 10)) / 100,
+			jitter:    time.Duration(pick(0, 0, 100, 5000, 50000)) * time.Microsecond,
+		}
+		sc.size[i] = pick(0, 1, 1000, 30_000, 200_000)
+		sc.readRate[i] = pick(0, 0, 0, 700, 5000)
+		if sc.readRate[i] > 0 {
+			sc.pause[i] = time.Duration(pick(1, 20, 300)) * time.Millisecond
+		}
+	}
+	return sc
+}
+
+func TestWhateverTheNetworkDoesEveryByteArrivesOnceInOrder(t *testing.T) {
+	for seed := range uint64(400) {
+		s := newSim(t, seed, randomSim(seed))
+		s.run()
+		if err := s.finished(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package wire
+
+import "encoding/binary"
+
+const (
+	etherHeaderLen = 14
+	vlanTagLen     = 4
+	ipv4HeaderLen  = 20
+	ipv6HeaderLen  = 40
+	tcpHeaderLen   = 20
+
+	etherIPv4 = 0x0800
+	etherIPv6 = 0x86dd
+	etherVLAN = 0x8100 // 802.1Q
+	etherQinQ = 0x88a8 // 802.1ad
+
+	protoTCP = 6
+
+	// IPv6 extension headers (RFC 8200, 4).
+	extHopByHop  = 0
+	extRouting   = 43
+	extFragment  = 44
+	extDestOpts  = 60
+	maxExtension = 6 // more of them than any honest packet has
+)
+
+// Parse reads a frame into p without allocating. All of p aliases frame. Lengths come from the IP header, so padding and
+// trailers are cut off. On an error p is in no defined state.
+func Parse(frame []byte, p *Packet) error {
+	if len(frame) < etherHeaderLen {
+		return ErrTruncated
+	}
+	off := etherHeaderLen
+	etherType := binary.BigEndian.Uint16(frame[12:])
+	for tags := 0; tags < 2 && (etherType == etherVLAN || etherType == etherQinQ); tags++ {
+		if len(frame) < off+vlanTagLen {
+			return ErrTruncated
+		}
+		etherType = binary.BigEndian.Uint16(frame[off+2:])
+		off += vlanTagLen
+	}
+	p.Link = frame[:off:off]
+
+	var tcp []byte
+	var err error
+	switch etherType {
+	case etherIPv4:
+		tcp, err = parseIPv4(frame[off:], p)
+	case etherIPv6:
+		tcp, err = parseIPv6(frame[off:], p)
+	default:
+		return ErrLinkType
+	}
+	if err != nil {
+		return err
+	}
+	return parseTCP(tcp, p)
+}
+
+// parseIPv4 fills the addresses and gives the bytes behind the header, options included (RFC 791, 3.1).
+func parseIPv4(b []byte, p *Packet) ([]byte, error) {
+	if len(b) < ipv4HeaderLen {
+		return nil, ErrTruncated
+	}
+	if b[0]>>4 != 4 {
+		return nil, ErrVersion
+	}
+	header := int(b[0]&0xf) * 4
+	total := int(binary.BigEndian.Uint16(b[2:]))
+	if header < ipv4HeaderLen || total < header || total > len(b) {
+		return nil, ErrIPLength
+	}
+	// More fragments to come, or not the first one.
+	if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 {
+		return nil, ErrFragment
+	}
+	if b[9] != protoTCP {
+		return nil, ErrNotTCP
+	}
+	p.ECN = b[1] & 3
+	copy(p.Flow.Remote[:12], mappedPrefix[:])
+	copy(p.Flow.Remote[12:], b[12:16])
+	copy(p.Flow.Local[:12], mappedPrefix[:])
+	copy(p.Flow.Local[12:], b[16:20])
+	return b[header:total:total], nil
+}
+
+// parseIPv6 fills the addresses and gives the bytes behind the last extension header (RFC 8200, 3 and 4).
+func parseIPv6(b []byte, p *Packet) ([]byte, error) {
+	if len(b) < ipv6HeaderLen {
+		return nil, ErrTruncated
+	}
+	if b[0]>>4 != 6 {
+		return nil, ErrVersion
+	}
+	end := ipv6HeaderLen + int(binary.BigEndian.Uint16(b[4:]))
+	if end > len(b) {
+		return nil, ErrIPLength
+	}
+	p.ECN = b[1] >> 4 & 3
+	copy(p.Flow.Remote[:], b[8:24])
+	copy(p.Flow.Local[:], b[24:40])
+	// A mapped address on the IPv6 wire would be taken for an IPv4 flow, and answered in IPv4 (RFC 4942, 2.2).
+	if p.Flow.IsIPv4() || [12]byte(p.Flow.Remote[:12]) == mappedPrefix {
+		return nil, ErrLinkType
+	}
+
+	next := b[6]
+	rest := b[ipv6HeaderLen:end:end]
+	for range maxExtension {
+		switch next {
+		case protoTCP:
+			return rest, nil
+		case extFragment:
+			return nil, ErrFragment
+		case extHopByHop, extRouting, extDestOpts:
+		default:
+			return nil, ErrNotTCP
+		}
+		if len(rest) < 8 {
+			return nil, ErrIPLength
+		}
+		size := (int(rest[1]) + 1) * 8
+		if size > len(rest) {
+			return nil, ErrIPLength
+		}
+		// With segments left, the packet has not arrived: its destination address is a stop on the way.
+		if next == extRouting && rest[3] != 0 {
+			return nil, ErrExtension
+		}
+		next = rest[0]
+		rest = rest[size:]
+	}
+	return nil, ErrExtension
+}
+
+// parseTCP reads the header and options (RFC 9293, 3.1).
+func parseTCP(b []byte, p *Packet) error {
+	if len(b) < tcpHeaderLen {
+		return ErrTruncated
+	}
+	header := int(b[12]>>4) * 4
+	if header < tcpHeaderLen || header > len(b) {
+		return ErrTCPLength
+	}
+	p.tcp = b
+	p.Flow.RemotePort = binary.BigEndian.Uint16(b)
+	p.Flow.LocalPort = binary.BigEndian.Uint16(b[2:])
+	p.Segment = Segment{
+		Seq:        binary.BigEndian.Uint32(b[4:]),
+		Ack:        binary.BigEndian.Uint32(b[8:]),
+		Flags:      Flags(b[13]),
+		Window:     binary.BigEndian.Uint16(b[14:]),
+		WScale:     -1,
+		Payload:    b[header:],
+		PayloadLen: len(b) - header,
+	}
+	parseOptions(b[tcpHeaderLen:header], &p.Segment)
+	return nil
+}
