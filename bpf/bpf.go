@@ -63,6 +63,18 @@ func Load() (*ebpf.CollectionSpec, error) { return loadObject() }
 // memory, or the four words of an IPv6 address XORed. Twin of local_slot in config.h.
 func LocalSlot(word uint32) uint32 { return word * 0x9e3779b1 >> 22 }
 
+// EncodeHandshake writes a handshake record as it lies in memory: the inverse of DecodeHandshake.
+func EncodeHandshake(meta []byte, h *Handshake) {
+	_ = meta[HandshakeSize-1]
+	binary.NativeEndian.PutUint32(meta[0:], h.Magic)
+	binary.NativeEndian.PutUint32(meta[4:], h.Iss)
+	binary.NativeEndian.PutUint32(meta[8:], h.Irs)
+	binary.NativeEndian.PutUint32(meta[12:], h.TsOffset)
+	binary.NativeEndian.PutUint32(meta[16:], h.RttTicks)
+	binary.NativeEndian.PutUint16(meta[20:], h.Mss)
+	meta[22], meta[23] = h.SndWscale, h.Flags
+}
+
 // IsHandshake says whether the HandshakeSize bytes in front of a frame are a handshake record.
 func IsHandshake(meta []byte) bool {
 	return binary.NativeEndian.Uint32(meta) == HandshakeMagic

@@ -43,7 +43,7 @@ type State struct {
 }
 
 // ErrNotAttached says that there is no xdptcp on the interface.
-var ErrNotAttached = errors.New("xdptcp is not attached")
+var ErrNotAttached = errors.New("not attached")
 
 // Inspect reads the state of an interface in the calling thread's network namespace, or with "" of
 // all that have an xdptcp. It changes nothing.

@@ -8,7 +8,7 @@ import (
 	"github.com/xdptcp/xdptcp/bpf"
 )
 
-// services says which packets are ours, in the form that XDP looks it up: a set of services (bits)
+// serviceTables say which packets are ours, in the form that XDP looks it up: a set of services (bits)
 // for each port, and one for each address. A packet is for the services in both.
 type serviceTables struct {
 	ports   map[uint16]uint64 // by port
@@ -38,33 +38,39 @@ func newServiceTables(services []Service, own []netip.Addr) (*serviceTables, err
 	return t, nil
 }
 
-// put enters an address in one of the LocalProbes slots that XDP looks at.
+// put enters an address in one of the LocalProbes slots that XDP looks at; false: they are taken.
 func (t *serviceTables) put(a netip.Addr, set uint64) bool {
-	if a.Is4() {
-		b := a.As4()
-		word := binary.NativeEndian.Uint32(b[:])
-		for i := range uint32(bpf.LocalProbes) {
-			slot := &t.locals4[(bpf.LocalSlot(word)+i)%bpf.LocalSlots]
-			if slot.Services == 0 {
-				*slot = bpf.Local4{Services: set, Addr: word}
-				return true
-			}
-		}
-		return false
-	}
-	var words [4]uint32
-	b := a.As16()
-	for i := range words {
-		words[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
 	for i := range uint32(bpf.LocalProbes) {
-		slot := &t.locals6[(bpf.LocalSlot(words[0]^words[1]^words[2]^words[3])+i)%bpf.LocalSlots]
-		if slot.Services == 0 {
-			*slot = bpf.Local6{Services: set, Addr: words}
+		if s4, s6 := t.slot(a, i); s4 != nil && s4.Services == 0 {
+			*s4 = bpf.Local4{Services: set, Addr: words(a)[0]}
+			return true
+		} else if s6 != nil && s6.Services == 0 {
+			*s6 = bpf.Local6{Services: set, Addr: [4]uint32(words(a))}
 			return true
 		}
 	}
 	return false
+}
+
+// slot is the i-th slot that an address may be in; one of the two is nil.
+func (t *serviceTables) slot(a netip.Addr, i uint32) (*bpf.Local4, *bpf.Local6) {
+	var folded uint32
+	for _, w := range words(a) {
+		folded ^= w
+	}
+	i = (bpf.LocalSlot(folded) + i) % bpf.LocalSlots
+	if a.Is4() {
+		return &t.locals4[i], nil
+	}
+	return nil, &t.locals6[i]
+}
+
+// words are an address's 32-bit words as they lie in a packet: one or four.
+func words(a netip.Addr) (list []uint32) {
+	for b := a.AsSlice(); len(b) > 0; b = b[4:] {
+		list = append(list, binary.NativeEndian.Uint32(b))
+	}
+	return list
 }
 
 // write enters the tables into the maps: the addresses first, the ports that lead to them last.

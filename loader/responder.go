@@ -260,6 +260,17 @@ func (r *Responder) FlowTable() userspace.FlowTable { return &r.flows }
 // PartialChecksums says whether peers may leave checksums unfinished: see Config of userspace.
 func (r *Responder) PartialChecksums() bool { return r.dev.sharesHost() }
 
+// EngineConfig is what an engine on this interface needs.
+func (r *Responder) EngineConfig() userspace.Config {
+	cfg := userspace.Config{
+		Flows: &r.flows, MTU: r.dev.mtu, PartialChecksums: r.PartialChecksums(), Log: r.log,
+	}
+	for _, s := range r.sockets {
+		cfg.Links = append(cfg.Links, s)
+	}
+	return cfg
+}
+
 // Mode is the mode reached: Native or Generic; "" before Attach.
 func (r *Responder) Mode() Mode { return r.mode }
 

@@ -53,7 +53,7 @@ var families = [familyCount]struct {
 		"Always 1; the labels say what is running. mode=\"generic\" means that the driver has no XDP of its own and each " +
 			"packet costs an skb: a flood will hurt. Use another driver, or fewer queues or a smaller MTU if that is why it refused."},
 	queues: {"queues", nil,
-		"RX queues that have an AF_XDP socket."},
+		"RX queues that have an AF_XDP socket. Packets of any other queue pass to the kernel, with reason no_socket."},
 	flowCapacity: {"flow_table_capacity", nil,
 		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
 

@@ -8,10 +8,12 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/xdptcp/xdptcp/bpf"
@@ -48,15 +50,27 @@ func expect(t *testing.T, src Source, want string, names ...string) {
 	}
 }
 
+// series scrapes some metrics, or all if none are named.
 func series(t *testing.T, c prometheus.Collector, names ...string) string {
 	t.Helper()
-	text, err := testutil.CollectAndFormat(c, "text/plain; version=0.0.4", names...)
-	if err != nil {
+	reg := prometheus.NewPedanticRegistry()
+	if err := reg.Register(c); err != nil {
 		t.Fatal(err)
 	}
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if w.Code != http.StatusOK {
+		t.Fatal(w.Body.String())
+	}
 	var lines []string
-	for line := range strings.Lines(string(text)) {
-		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "#") {
+	wanted := len(names) == 0
+	for line := range strings.Lines(w.Body.String()) {
+		line = strings.TrimSpace(line)
+		if typ, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, _, _ := strings.Cut(typ, " ")
+			wanted = len(names) == 0 || slices.Contains(names, name)
+		}
+		if wanted && !strings.HasPrefix(line, "#") {
 			lines = append(lines, line)
 		}
 	}

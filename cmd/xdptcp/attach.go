@@ -27,7 +27,7 @@ interface's own addresses; with ADDR just that one. All else passes to the kerne
 
 Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 		DisableFlagsInUseLine: true,
-		Args:                  exactArgs(1, 1),
+		Args:                  takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.loader.Interface = args[0]
 			opts.loader.Mode = loader.Mode(mode)

@@ -62,14 +62,7 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 	if d.responder, err = loader.Prepare(opts.loader); err != nil {
 		return nil, err
 	}
-	cfg := userspace.Config{
-		Flows: d.responder.FlowTable(), MTU: d.responder.MTU(),
-		PartialChecksums: d.responder.PartialChecksums(), Log: log,
-	}
-	for _, s := range d.responder.Sockets() {
-		cfg.Links = append(cfg.Links, s)
-	}
-	if d.engine, err = userspace.New(cfg); err != nil {
+	if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
 		return nil, err
 	}
 	d.status = services.NewStatus(d)
@@ -87,7 +80,9 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 }
 
 func (d *daemon) listen() error {
-	env := services.Env{Log: d.log, Status: d.status}
+	env := services.Env{Log: d.log, Status: d.status, Place: func() services.Place {
+		return services.Place{Interface: d.responder.Interface(), Mode: string(d.responder.Mode())}
+	}}
 	for _, svc := range d.opts.loader.Services {
 		ln, err := d.engine.Listen(netip.AddrPortFrom(svc.Addr, svc.Port))
 		if err != nil {

@@ -118,11 +118,14 @@ func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, errUsage{fmt.Errorf("--log-format %q: want text or json", format)}
 }
 
-// exactArgs is cobra's, as a usage error.
-func exactArgs(least, most int) cobra.PositionalArgs {
+// takes refuses a number of arguments that is not least to most, as a usage error.
+func takes(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := cobra.RangeArgs(least, most)(cmd, args); err != nil {
-			return errUsage{fmt.Errorf("%w: usage: %s", err, cmd.UseLine())}
+		switch {
+		case len(args) < least:
+			return errUsage{fmt.Errorf("%s: argument missing: usage: %s", cmd.Name(), cmd.UseLine())}
+		case len(args) > most:
+			return errUsage{fmt.Errorf("%s: %q is too much: usage: %s", cmd.Name(), args[most], cmd.UseLine())}
 		}
 		return nil
 	}

@@ -23,7 +23,7 @@ attached it, and changes nothing.
 
 Exit codes: 0 attached, 3 not attached, 4 attached but degraded (generic mode), 1 error.`,
 		DisableFlagsInUseLine: true,
-		Args:                  exactArgs(0, 1),
+		Args:                  takes(0, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 1 {

@@ -375,6 +375,15 @@ func TestWhatWasReceivedBeforeAResetCanBeRead(t *testing.T) {
 	}
 }
 
+func TestAnEndGivesBackWhatArrivedOutOfOrder(t *testing.T) {
+	s := newScript(t)
+	s.in(wire.ACK, 10, 0, "later")
+	s.in(wire.RST, 0, 0, "")
+	if s.cfg.Pool.InUse() != 0 || s.c.rcv.ooo != nil {
+		t.Error("buffers were kept")
+	}
+}
+
 func TestResetOfASegmentWithoutConnection(t *testing.T) {
 	tests := []struct {
 		name string

@@ -125,9 +125,11 @@ const (
 	flagPoolWait  // … by the pool
 )
 
+// has reports whether any bit of f is set.
 func (c *Conn) has(f flag) bool { return c.flags&f != 0 }
-func (c *Conn) set(f flag)      { c.flags |= f }
-func (c *Conn) clear(f flag)    { c.flags &^= f }
+
+func (c *Conn) set(f flag)   { c.flags |= f }
+func (c *Conn) clear(f flag) { c.flags &^= f }
 
 // minMSS keeps a peer from having us send nothing but headers. It leaves room for all options.
 const minMSS = 88

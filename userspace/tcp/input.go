@@ -97,6 +97,11 @@ func (c *Conn) reject(s *wire.Segment, now Time) {
 	if s.PayloadLen > 0 && end.LessEq(c.rcvNxt) {
 		c.dsack = seqRange{seq, end} // RFC 2883, 4.1
 	}
+	// The newest segment again: our ACK of it was lost. Echo the copy's timestamp, or the peer would take the time that it
+	// waited for its time-out for a round trip. (RFC 7323, 5.3 would not, the segment being outside of the window.)
+	if c.has(flagTSValid) && !c.tooOld(s.TSVal, now) && seq.Add(s.Len()) == c.rcvNxt {
+		c.updateTSRecent(seq, s.TSVal, now)
+	}
 	// RFC 9293, 3.10.7.4, eighth: the FIN again, in TIME-WAIT: our ACK of it was lost, so begin to wait anew.
 	if c.state == StateTimeWait && s.Flags.Has(wire.FIN) {
 		c.stateAt = now.Add(c.cfg.TimeWait)

@@ -170,7 +170,7 @@ func (s *sim) serve(h *host) {
 func (h *host) application(now Time) {
 	var buf [8192]byte
 	for h.written < h.size {
-		n := min(len(buf), h.size-h.written)
+		n := min(len(buf), h.size-h.written, h.c.SendSpace()+1) // a byte too many: it is cut short
 		for i := range buf[:n] {
 			buf[i] = byte((h.written + i) * 2654435761 >> 16) // known by position: a short Write changes nothing
 		}

@@ -147,6 +147,48 @@ func TestFastRetransmitWithSACK(t *testing.T) {
 		s.in(wire.ACK, 0, 0, "", 1000, 5000)
 		s.out(wire.ACK, 0, 0, 1000)
 	})
+	t.Run("three separate blocks above a hole are enough, however small", func(t *testing.T) {
+		s := flight(t, 8)
+		s.in(wire.ACK, 0, 0, "", 1000, 1010, 2000, 2010)
+		s.silent()
+		s.in(wire.ACK, 0, 0, "", 3000, 3010)
+		s.out(wire.ACK, 0, 0, 1000)
+	})
+	t.Run("what was retransmitted is in the pipe again", func(t *testing.T) {
+		s := flight(t, 10)
+		s.in(wire.ACK, 0, 0, "", 1000, 2000, 7000, 10000)
+		s.out(wire.ACK, 0, 0, 1000)
+		s.out(wire.ACK, 2000, 0, 1000)
+		s.out(wire.ACK, 3000, 0, 1000)
+		s.out(wire.ACK, 4000, 0, 1000)
+		s.out(wire.ACK, 5000, 0, 1000)
+		s.silent() // five are out, as cwnd says, and the sixth waits
+	})
+	t.Run("a hole before a FIN that has arrived is filled without a FIN", func(t *testing.T) {
+		s := flight(t, 10)
+		s.c.CloseWrite()
+		s.out(wire.FIN|wire.ACK, 10000, 0, 0)
+		s.in(wire.ACK, 0, 0, "", 1000, 9000, 10000, 10001)
+		s.out(wire.ACK, 0, 0, 1000)
+		s.out(wire.ACK, 9000, 0, 1000)
+	})
+	t.Run("the last segment is sent once more if there is nothing else to send", func(t *testing.T) {
+		s := flight(t, 10)
+		s.in(wire.ACK, 0, 0, "", 1000, 9000)
+		s.out(wire.ACK, 0, 0, 1000)
+		s.out(wire.ACK, 9000, 0, 1000)
+		s.silent()
+	})
+	t.Run("what it sent twice is not timed", func(t *testing.T) {
+		s := flight(t, 8)
+		s.in(wire.ACK, 0, 0, "", 1000, 8000)
+		s.out(wire.ACK, 0, 0, 1000)
+		s.now = s.now.Add(time.Millisecond)
+		s.in(wire.ACK, 0, 8000, "")
+		if got := s.c.Info().RTT; got != 0 {
+			t.Errorf("RTT %v", got)
+		}
+	})
 	t.Run("each hole is filled as the pipe has room", func(t *testing.T) {
 		s := flight(t, 10)
 		s.in(wire.ACK, 0, 0, "", 1000, 2000, 3000, 4000, 5000, 10000)
@@ -198,6 +240,19 @@ func TestFastRetransmitWithoutSACK(t *testing.T) {
 		if i := s.c.Info(); i.Retransmits != 2 || i.Ssthresh != 4000 || s.c.recovery != recoveryNone {
 			t.Errorf("%+v", i)
 		}
+	})
+	t.Run("a partial acknowledgment takes back what it covers of the duplicates", func(t *testing.T) {
+		s := flight(t, 8, withoutSACK)
+		duplicates(s, 6, 0)
+		s.out(wire.ACK, 0, 0, 1000)
+		s.silent()
+		s.in(wire.ACK, 0, 3000, "") // 5 in flight, of which 6-(3-1) have left
+		s.write(9000)
+		s.out(wire.ACK, 3000, 0, 1000)
+		for i := range 3 {
+			s.out(wire.ACK, 8000+i*1000, 0, 1000)
+		}
+		s.silent()
 	})
 	t.Run("the first two let new data go (RFC 3042)", func(t *testing.T) {
 		s := flight(t, 10, withoutSACK)

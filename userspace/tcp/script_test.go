@@ -11,15 +11,14 @@ import (
 // A script plays the peer of one connection, segment by segment. Sequence numbers are relative: 0 is the first octet after
 // each side's SYN.
 type script struct {
-	t    *testing.T
-	c    Conn
-	cfg  *Config
-	now  Time
-	hs   Handshake
-	wnd  uint16 // the window that the peer's segments carry
-	tsv  uint32 // the peer's timestamp
-	ev   Event  // of the last input or tick
-	data string // payload of the last segment out
+	t   *testing.T
+	c   Conn
+	cfg *Config
+	now Time
+	hs  Handshake
+	wnd uint16 // the window that the peer's segments carry
+	tsv uint32 // the peer's timestamp
+	ev  Event  // of the last input or tick
 }
 
 func newScript(t *testing.T, change ...func(*Handshake, *Config)) *script {

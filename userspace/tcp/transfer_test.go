@@ -27,7 +27,8 @@ func randomSim(seed uint64) simConfig {
 		cfg := DefaultConfig()
 		cfg.RecvBuffer = pick(4096, 16<<10, 64<<10, 256<<10)
 		cfg.SendBuffer = pick(4096, 16<<10, 64<<10, 256<<10)
-		cfg.Retries = 60 // the network is bad, but it is there
+		cfg.Retries = 60         // the network is bad, but it is there
+		cfg.TimeWait = time.Hour // longer than any retransmission of the peer's FIN takes: there is no RST here
 		sc.cfg[i] = cfg
 		sc.link[i] = link{
 			delay:     time.Duration(pick(50, 1000, 20000, 200000)) * time.Microsecond,
@@ -47,7 +48,7 @@ func randomSim(seed uint64) simConfig {
 }
 
 func TestWhateverTheNetworkDoesEveryByteArrivesOnceInOrder(t *testing.T) {
-	for seed := range uint64(400) {
+	for seed := range uint64(300) {
 		s := newSim(t, seed, randomSim(seed))
 		s.run()
 		if err := s.finished(); err != nil {

@@ -238,6 +238,19 @@ func TestPersist(t *testing.T) {
 		s.wait()
 		s.out(wire.ACK, 1, 0, 1)
 	})
+	t.Run("once the octet has been sent for real, the probe does not count", func(t *testing.T) {
+		s := shut(t)
+		s.wait()
+		s.out(wire.ACK, 0, 0, 1)
+		s.wnd = 5000
+		s.in(wire.ACK, 0, 0, "")
+		s.out(wire.ACK, 0, 0, 1000)
+		s.out(wire.ACK, 1000, 0, 500)
+		s.in(wire.ACK, 0, 1501, "")
+		if s.c.Unacked() != 1500 {
+			t.Error("an ACK beyond SND.NXT was believed")
+		}
+	})
 	t.Run("a FIN behind a closed window is the probe itself", func(t *testing.T) {
 		s := newScript(t)
 		s.wnd = 0

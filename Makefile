@@ -1,0 +1,67 @@
+# xdptcp: `make help` lists the targets.
+
+GO        ?= go
+CLANG     := 19
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+C_FILES   := $(wildcard bpf/*.c bpf/*.h bpf/testdata/*.c bpf/testdata/*.h)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/xdptcp (needs Go alone: the BPF objects are committed)
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/xdptcp ./cmd/xdptcp
+
+.PHONY: demo
+demo: build ## show a handshake in a lab of network namespaces (as root)
+	./bin/xdptcp demo --once
+
+.PHONY: demo-stay
+demo-stay: build ## the same, and keep the lab until Ctrl-C
+	./bin/xdptcp demo
+
+.PHONY: test
+test: deps lint generate-check unit e2e ## everything CI runs (as root)
+
+.PHONY: deps
+deps: ## install what the tests need and this machine lacks (apt)
+	@vmtest/deps.sh
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, clang-format
+	@test -z "$$(gofmt -l .)" || { echo "gofmt -w these:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	clang-format-$(CLANG) --dry-run --Werror $(C_FILES)
+
+.PHONY: format
+format: ## format Go and C in place
+	gofmt -w .
+	clang-format-$(CLANG) -i $(C_FILES)
+
+.PHONY: generate
+generate: ## compile the BPF programs (bpf/*.o and their Go side)
+	$(GO) generate ./bpf
+
+.PHONY: generate-check
+generate-check: ## fail if the committed BPF objects are not what their source gives
+	@vmtest/generate-check.sh
+
+.PHONY: unit
+unit: ## unit tests and packet tests of the XDP program, with the race detector
+	$(GO) test -race -timeout 10m $$($(GO) list ./... | grep -v '/vmtest$$')
+
+.PHONY: e2e
+e2e: ## end-to-end tests in network namespaces, with the race detector
+	$(GO) test -race -timeout 15m ./vmtest
+
+.PHONY: bench
+bench: ## nanoseconds per packet of the XDP program, net of the harness
+	$(GO) test -run '^$$' -bench '^BenchmarkXDP$$' -benchtime 1x ./bpf
+
+.PHONY: clean
+clean: ## remove what build made
+	rm -rf bin

@@ -1,0 +1,264 @@
+package bpf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// BenchmarkXDP tells what the program costs per packet: ns/op is its time alone. The harness
+// (testdata/bench.c) puts a fresh packet in place before every run; what it takes around an empty
+// program, measured in turns with the program, is subtracted, and shown as harness-ns. One
+// iteration is one round of both. The kernel reports a round's mean in whole nanoseconds, so the
+// figure is the mean of the middle half of the rounds: as robust as their median, but finer.
+//
+// After every round the counters must show that each packet met its fate: a benchmark of something
+// else fails.
+//
+// ack_open inserts a flow with every packet: its pool is larger, a round takes every packet of it
+// once, and the flows are deleted before the next, outside of what is measured.
+func BenchmarkXDP(b *testing.B) {
+	needRoot(b)
+	const pool, openPool = 1024, 1 << 14
+	k := testKeys()
+	open := func(s segment) segment {
+		o := Offer{MSS: 1460, WScale: 7, SACK: true, Timestamps: true, Remote: s.src, Local: s.dst}
+		iss, tsval, _ := MakeCookie(k, o, s.seq, ticks())
+		return answer(packet{segment: segment{src: s.dst, dst: s.src, to: clientMAC, from: serverMAC, seq: iss}, tsval: tsval}, s.seq+1)
+	}
+	established := func(s segment) segment {
+		s = open(s)
+		s.ack += 1000
+		s.flags |= psh
+		s.payload = make([]byte, 32)
+		return s
+	}
+	for _, c := range []benchmark{
+		{"syn", pool, func(s segment) segment { return s }, TxSynAck},
+		{"ack_open", openPool, open, RedirectOpened},
+		{"ack_forged", pool, func(s segment) segment { s = open(s); s.ack ^= 1 << 20; return s }, DropBadCookie},
+		{"data", pool, established, RedirectSegment},
+	} {
+		b.Run(c.name+"4", func(b *testing.B) { c.run(b, families[0]) })
+		b.Run(c.name+"6", func(b *testing.B) { c.run(b, families[1]) })
+	}
+	unrelated := benchmark{"unrelated", pool, func(s segment) segment {
+		s = established(s)
+		s.dst = netip.AddrPortFrom(s.dst.Addr(), 80)
+		return s
+	}, PassNoService}
+	b.Run(unrelated.name, func(b *testing.B) { unrelated.run(b, families[0]) })
+	b.Run("siphash24_16", benchmarkSipHash)
+}
+
+// A benchmark is a pool of packets that all meet the same fate.
+type benchmark struct {
+	name   string
+	pool   int
+	packet func(syn segment) segment // from a SYN of the Linux layout
+	reason Reason
+}
+
+func (c benchmark) run(b *testing.B, f family) {
+	p := load(b, options{spec: func(s *ebpf.CollectionSpec) {
+		s.Maps["flows4"].MaxEntries, s.Maps["flows6"].MaxEntries = 1<<16, 1<<16
+	}})
+	r := random(4)
+	var frames [][]byte
+	var segments []segment
+	for i := range c.pool {
+		s := f.syn(linuxOptions(1460, 7))
+		s.src = netip.AddrPortFrom(randomAddr(r, s.src.Addr()), uint16(1024+i))
+		s.seq = r.Uint32()
+		s = c.packet(s)
+		segments = append(segments, s)
+		frames = append(frames, s.frame())
+	}
+	if c.reason == RedirectSegment {
+		for _, s := range segments {
+			key, table := p.flowKey(s.src, s.dst)
+			must(b, table.Put(key, Handshake{Magic: HandshakeMagic, Iss: s.ack - 1001, Irs: s.seq - 1}))
+		}
+	}
+	repeat := 1 << 18
+	if c.reason == RedirectOpened {
+		repeat = c.pool
+	}
+
+	var before [ReasonCount]uint64
+	h := newHarness(b, frames)
+	h.prepare = func() {
+		if c.reason == RedirectOpened {
+			p.deleteFlows(segments)
+		}
+		before = p.counters()
+	}
+	h.check = func() {
+		want := before
+		want[c.reason] += uint64(repeat)
+		if got := p.counters(); got != want {
+			b.Fatalf("counters are %v, want %v: not every packet was %s", got, want, reasonNames[c.reason])
+		}
+	}
+	h.measure(p.Xdptcp, repeat)
+}
+
+// deleteFlows deletes the flows of these segments that exist: all, or none.
+func (p *program) deleteFlows(segments []segment) {
+	for _, s := range segments {
+		key, table := p.flowKey(s.src, s.dst)
+		if err := table.Delete(key); err != nil {
+			return
+		}
+	}
+}
+
+func benchmarkSipHash(b *testing.B) {
+	r := random(5)
+	var frames [][]byte
+	for range 1024 {
+		frame := make([]byte, 64)
+		for i := range frame {
+			frame[i] = byte(r.Uint32())
+		}
+		frames = append(frames, frame)
+	}
+	h := newHarness(b, frames)
+	h.check = func() {
+		out := make([]byte, 256)
+		o := &ebpf.RunOptions{Data: frames[0], DataOut: out}
+		_, err := h.Restore.Run(o)
+		must(b, err)
+		var next uint32
+		must(b, h.NextFrame.Get(&next))
+		frame := frames[(next-1)%uint32(len(frames))]
+		want := siphash(&SiphashKey{}, 2, 4, frame[ethLen:ethLen+16])
+		if got := binary.NativeEndian.Uint64(o.DataOut); got != want {
+			b.Fatalf("hash %#x, want %#x", got, want)
+		}
+	}
+	h.measure(h.Siphash2416, 1<<18)
+}
+
+// A harness times programs on a pool of frames of one length.
+type harness struct {
+	benchObjects
+	b              *testing.B
+	input          []byte
+	prepare, check func() // before and after the program's part of a round
+}
+
+func newHarness(b *testing.B, frames [][]byte) *harness {
+	b.Helper()
+	spec, err := loadBench()
+	must(b, err)
+	spec.Maps["pool"].MaxEntries = uint32(len(frames))
+	must(b, spec.Variables["pool_mask"].Set(uint32(len(frames)-1)))
+	must(b, spec.Variables["frame_len"].Set(uint32(len(frames[0]))))
+	h := &harness{b: b, input: frames[0], prepare: func() {}}
+	must(b, spec.LoadAndAssign(&h.benchObjects, nil))
+	b.Cleanup(func() { h.Close() })
+	for i, f := range frames {
+		var slot benchFrame
+		if len(f) != len(frames[0]) || len(f)%2 != 0 {
+			b.Fatalf("frame %d has %d bytes, the first one %d", i, len(f), len(frames[0]))
+		}
+		must(b, binary.Read(bytes.NewReader(slices.Concat(f, make([]byte, 128-len(f)))), binary.NativeEndian, &slot.Word))
+		must(b, h.Pool.Put(uint32(i), &slot))
+	}
+	return h
+}
+
+// measure reports the time of a program per packet.
+func (h *harness) measure(program *ebpf.Program, repeat int) {
+	defer pin(h.b)()
+	var net, alone []float64
+	for h.b.Loop() {
+		var with, without float64
+		if len(net)%2 == 0 { // neither is always the first
+			with, without = h.round(program, repeat), h.round(h.Empty, repeat)
+		} else {
+			without, with = h.round(h.Empty, repeat), h.round(program, repeat)
+		}
+		net = append(net, with-without)
+		alone = append(alone, without)
+	}
+	h.b.ReportMetric(middle(net), "ns/op")
+	h.b.ReportMetric(middle(alone), "harness-ns")
+}
+
+func (h *harness) round(program *ebpf.Program, repeat int) float64 {
+	h.b.Helper()
+	start := func() {
+		must(h.b, h.NextFrame.Set(uint32(0)))
+		if program != h.Empty {
+			h.prepare()
+		}
+	}
+	must(h.b, h.Target.Put(uint32(0), program))
+	start()
+	_, took, err := h.Restore.Benchmark(h.input, repeat, start) // start again if a signal comes
+	must(h.b, err)
+	var runs uint32
+	must(h.b, h.NextFrame.Get(&runs))
+	if runs != uint32(repeat) {
+		h.b.Fatalf("%d runs, want %d", runs, repeat)
+	}
+	if program != h.Empty {
+		h.check()
+	}
+	return float64(took.Nanoseconds())
+}
+
+// middle is the mean of the middle half.
+func middle(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	v = v[len(v)/4 : len(v)-len(v)/4]
+	sum := 0.0
+	for _, x := range v {
+		sum += x
+	}
+	return sum / float64(len(v))
+}
+
+// pin keeps the calling goroutine on one CPU, the last that it may use, until the function returned
+// is called.
+func pin(tb testing.TB) (unpin func()) {
+	runtime.LockOSThread()
+	var old, one unix.CPUSet
+	must(tb, unix.SchedGetaffinity(0, &old))
+	for cpu := len(old)*64 - 1; cpu >= 0; cpu-- {
+		if old.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	must(tb, unix.SchedSetaffinity(0, &one))
+	return func() {
+		must(tb, unix.SchedSetaffinity(0, &old))
+		runtime.UnlockOSThread()
+	}
+}
+
+// The C hash computes the reference vector that fits it.
+func TestSipHashVectorInBPF(t *testing.T) {
+	needRoot(t)
+	spec, err := loadBench()
+	must(t, err)
+	must(t, spec.Variables["hash_key"].Set(&SiphashKey{K0: 0x0706050403020100, K1: 0x0f0e0d0c0b0a0908}))
+	var o benchObjects
+	must(t, spec.LoadAndAssign(&o, nil))
+	defer o.Close()
+	run := &ebpf.RunOptions{Data: append(make([]byte, ethLen), siphashMessage(16)...), DataOut: make([]byte, 64)}
+	_, err = o.Siphash2416.Run(run)
+	must(t, err)
+	if got := binary.NativeEndian.Uint64(run.DataOut); got != 0x3f2acc7f57c29bdb {
+		t.Errorf("SipHash-2-4 of 16 bytes is %#x", got)
+	}
+}

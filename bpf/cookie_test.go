@@ -1,0 +1,435 @@
+package bpf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+)
+
+// The reference implementation's vectors (github.com/veorq/SipHash; the same as in Linux's
+// siphash_kunit.c, and for 1-3 in Rust's core library): key 00 01 … 0f, message 00 01 … n-1.
+var siphashVectors = []struct {
+	c, d, n int
+	want    uint64
+}{
+	{2, 4, 0, 0x726fdb47dd0e0e31},
+	{2, 4, 4, 0xcf2794e0277187b7},
+	{2, 4, 8, 0x93f5f5799a932462},
+	{2, 4, 12, 0x751e8fbc860ee5fb},
+	{2, 4, 16, 0x3f2acc7f57c29bdb},
+	{2, 4, 40, 0x0e3ea96b5304a7d0},
+	{1, 3, 0, 0xabac0158050fc4dc},
+	{1, 3, 12, 0x78a384b157b4d9a2},
+	{1, 3, 36, 0x2cf508d3ada26206},
+	{1, 3, 40, 0xc1d2363299e41531},
+}
+
+func siphashMessage(n int) []byte {
+	msg := make([]byte, n)
+	for i := range msg {
+		msg[i] = byte(i)
+	}
+	return msg
+}
+
+func TestSipHashVectors(t *testing.T) {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("the twin loads words in the machine's order, the vectors are little-endian")
+	}
+	key := &SiphashKey{K0: 0x0706050403020100, K1: 0x0f0e0d0c0b0a0908}
+	for _, v := range siphashVectors {
+		if got := siphash(key, v.c, v.d, siphashMessage(v.n)); got != v.want {
+			t.Errorf("SipHash-%d-%d of %d bytes is %#x, want %#x", v.c, v.d, v.n, got, v.want)
+		}
+	}
+}
+
+// A source of handshakes that repeats from run to run.
+func random(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
+
+func randomAddr(r *rand.Rand, like netip.Addr) netip.Addr {
+	b := like.AsSlice()
+	for i := len(b) / 2; i < len(b); i++ {
+		b[i] = byte(r.Uint32())
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// randomOptions draws what a SYN may offer, in one of the layouts that the program reads by different
+// ways, and tells the offer.
+func randomOptions(r *rand.Rand) ([]byte, Offer) {
+	o := Offer{MSS: uint16(r.Uint32N(9200)) + 1, WScale: int8(r.IntN(16)) - 1, SACK: r.IntN(2) == 0, Timestamps: r.IntN(2) == 0}
+	if r.IntN(2) == 0 {
+		o.SACK, o.Timestamps, o.WScale = true, true, max(o.WScale, 0)
+		return linuxOptions(o.MSS, byte(o.WScale)), o
+	}
+	parts := [][]byte{optMSS(o.MSS)}
+	if o.WScale >= 0 {
+		parts = append(parts, slices.Concat(nop, optWS(byte(o.WScale))))
+	}
+	if o.SACK {
+		parts = append(parts, slices.Concat(nop, nop, optSACK))
+	}
+	if o.Timestamps {
+		parts = append(parts, slices.Concat(nop, nop, optTS(clientTSVal, 0)))
+	}
+	r.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+	return slices.Concat(parts...), o
+}
+
+// The program and its Go twin make the same cookies and read the same out of them: random
+// addresses, ports, ISNs, keys, generations and offers, all the way through the program.
+func TestTwinAgreesWithProgram(t *testing.T) {
+	handshakes := 100_000
+	if raceDetector {
+		handshakes /= 10
+	}
+	p := load(t, options{})
+	r := random(1)
+	before := p.counters()
+	opened, refused := 0, 0
+	k := testKeys()
+	for i := range handshakes {
+		if i%100 == 0 {
+			k.Current = r.Uint32N(4)
+			k.Valid = 1<<k.Current | r.Uint32N(16)
+			for j := range k.Key {
+				k.Key[j] = SiphashKey{K0: r.Uint64(), K1: r.Uint64()}
+			}
+			k.Timestamp = SiphashKey{K0: r.Uint64(), K1: r.Uint64()}
+			p.setKeys(k)
+		}
+		f := families[i%2]
+		opts, o := randomOptions(r)
+		s := f.syn(opts)
+		s.src = netip.AddrPortFrom(randomAddr(r, s.src.Addr()), uint16(r.Uint32()))
+		s.seq = r.Uint32()
+		o.Remote, o.Local = s.src, s.dst
+
+		first := ticks()
+		res := p.runUncounted(s.frame(), xdpMD{})
+		last := ticks()
+		if res.verdict != xdpTx {
+			t.Fatalf("handshake %d: %s", i, verdictNames[res.verdict])
+		}
+		synack := cookieOf(res.frame[ethLen+f.ipLen:])
+		agree := false
+		var iss, tsval uint32
+		for now := first; now != last+1 && !agree; now++ {
+			iss, tsval, _ = MakeCookie(k, o, s.seq, now)
+			agree = iss == synack.seq && tsval == synack.tsval
+		}
+		if !agree {
+			t.Fatalf("handshake %d, %+v: program %#x %#x, twin %#x %#x", i, o, synack.seq, synack.tsval, iss, tsval)
+		}
+
+		synack.segment = segment{to: clientMAC, from: serverMAC, src: s.dst, dst: s.src, seq: synack.seq}
+		a := answer(synack, s.seq+1)
+		if r.IntN(4) == 0 { // change something in the ACK: both must refuse, or read the same
+			a.ack ^= 1 << r.IntN(32)
+		}
+		first = ticks()
+		res = p.runUncounted(a.frame(), xdpMD{})
+		last = ticks()
+		h, why := CheckCookie(k, offerOf(a), a.ack-1, a.seq-1, first)
+		if (why == RedirectOpened) != (res.verdict == xdpRedirect) {
+			t.Fatalf("handshake %d: %s, the twin says %s", i, verdictNames[res.verdict], reasonNames[why])
+		}
+		if why != RedirectOpened {
+			refused++
+			continue
+		}
+		opened++
+		checkRecord(t, k, a, res.meta, first, last)
+		if key, table := p.flowKey(a.src, a.dst); i%64 != 0 {
+			must(t, table.Delete(key))
+		} else if got, found := p.flow(a); !found || !bytes.Equal(record(got), res.meta) {
+			t.Fatalf("handshake %d: flow table %+v (%v), record %+v", i, got, found, h)
+		} else {
+			must(t, table.Delete(key))
+		}
+	}
+	after := p.counters()
+	if n := after[RedirectOpened] - before[RedirectOpened]; n != uint64(opened) {
+		t.Errorf("%d flows opened, %d counted", opened, n)
+	}
+	if n := after[DropBadCookie] + after[DropExpiredKey] - before[DropBadCookie] - before[DropExpiredKey]; n != uint64(refused) {
+		t.Errorf("%d ACKs refused, %d counted", refused, n)
+	}
+	if refused < handshakes/20 || opened < handshakes/2 {
+		t.Errorf("%d opened, %d refused: not the mixture that this test is for", opened, refused)
+	}
+}
+
+// cookieOf reads what a SYN/ACK's TCP header has of the cookie: the sequence number and TSval.
+func cookieOf(tcp []byte) (p packet) {
+	p.seq = binary.BigEndian.Uint32(tcp[4:])
+	if i := bytes.Index(tcp[24:min(len(tcp), 28)], []byte{8, 10}); i >= 0 {
+		p.tsval = binary.BigEndian.Uint32(tcp[24+i+2:])
+	}
+	return p
+}
+
+func exampleOffer() Offer {
+	f := families[0]
+	return Offer{MSS: 1460, WScale: 7, SACK: true, Timestamps: true, Remote: f.client, Local: f.server}
+}
+
+// The SYN/ACK's TSval is never ahead of the clock that the engine goes on with, at most three ticks
+// behind it, and never goes back: whatever the window scale, also where the tick wraps.
+func TestTSValFollowsTheClock(t *testing.T) {
+	k := testKeys()
+	o := exampleOffer()
+	offset := TimestampOffset(k, o.Remote, o.Local)
+	for scale := int8(-1); scale <= 14; scale++ {
+		o.WScale = scale
+		for _, start := range []uint32{0, 1000, 1<<31 - 20, math.MaxUint32 - 20} {
+			var previous uint32
+			for i := range uint32(64) {
+				now := start + i
+				_, tsval, _ := MakeCookie(k, o, 1, now)
+				if behind := now - (tsval - offset); behind > 3 {
+					t.Fatalf("window scale %d, tick %#x: TSval is %d ticks behind", scale, now, int32(behind))
+				}
+				if i > 0 && int32(tsval-previous) < 0 {
+					t.Fatalf("window scale %d, tick %#x: TSval goes back by %d", scale, now, previous-tsval)
+				}
+				previous = tsval
+			}
+		}
+	}
+}
+
+// A client that takes a port out of TIME-WAIT compares our TSval with that of the connection before
+// (PAWS), which had another ISN, and perhaps another key.
+func TestTimestampOffsetDependsOnPortsAlone(t *testing.T) {
+	k := testKeys()
+	o := exampleOffer()
+	_, want, _ := MakeCookie(k, o, 1, 5000)
+	for generation := range uint32(4) {
+		k.Current = generation
+		for irs := range uint32(100) {
+			if _, got, _ := MakeCookie(k, o, irs*0x9e3779b9, 5000); got != want {
+				t.Fatalf("generation %d, ISN %d: TSval %#x, was %#x", generation, irs, got, want)
+			}
+		}
+	}
+	seen := map[uint32]string{TimestampOffset(k, o.Remote, o.Local): "itself"}
+	for name, other := range map[string]Offer{
+		"another client":      {Remote: netip.AddrPortFrom(o.Remote.Addr().Next(), o.Remote.Port()), Local: o.Local},
+		"another client port": {Remote: netip.AddrPortFrom(o.Remote.Addr(), 40001), Local: o.Local},
+		"another server":      {Remote: o.Remote, Local: netip.AddrPortFrom(o.Local.Addr().Next(), o.Local.Port())},
+		"another server port": {Remote: o.Remote, Local: netip.AddrPortFrom(o.Local.Addr(), 444)},
+	} {
+		offset := TimestampOffset(k, other.Remote, other.Local)
+		if clash, ok := seen[offset]; ok {
+			t.Errorf("%s has the same offset as %s", name, clash)
+		}
+		seen[offset] = name
+	}
+}
+
+// Whatever a forger puts there, one in 2^24 cookies is right: with the low byte given, exactly one
+// of the values of the others.
+func TestOneCookieInTwoToThe24IsRight(t *testing.T) {
+	k := testKeys()
+	for _, timestamps := range []bool{true, false} {
+		o := exampleOffer()
+		o.Timestamps = timestamps
+		iss, tsval, _ := MakeCookie(k, o, 77, 5000)
+		o.TSEcr = tsval
+		// All values of 20 bits, then of each of the other 4 alone: what a mask of fewer bits lets through shows.
+		accepted := 0
+		for i := range uint32(1 << 20) {
+			if _, why := CheckCookie(k, o, iss&0xf00000ff|i<<8, 77, 5000); why == RedirectOpened {
+				accepted++
+			}
+		}
+		if accepted != 1 {
+			t.Errorf("timestamps %v: %d of 2^20 cookies are right, want one", timestamps, accepted)
+		}
+		for bit := 28; bit < 32; bit++ {
+			if _, why := CheckCookie(k, o, iss^1<<bit, 77, 5000); why != DropBadCookie {
+				t.Errorf("timestamps %v, bit %d: %s", timestamps, bit, reasonNames[why])
+			}
+		}
+		for opts := range uint32(64) { // what a client says of itself is not protected
+			if _, why := CheckCookie(k, o, iss^opts<<2, 77, 5000); why != RedirectOpened {
+				t.Errorf("timestamps %v, opts %d: %s", timestamps, opts, reasonNames[why])
+			}
+		}
+	}
+}
+
+// Random ACKs against random tuples: the MAC's first k bits match as often as chance has it. A
+// MAC that mixes badly, or with a bit that doesn't depend on the key, fails at some k.
+func TestRandomAcksAreRefusedAtTheComputedRate(t *testing.T) {
+	n := 3_000_000
+	if raceDetector {
+		n /= 10
+	}
+	r := random(2)
+	k := testKeys()
+	k.Valid = 15
+	for _, timestamps := range []bool{true, false} {
+		var matches [33]int // by how many leading bits match at least
+		accepted := 0
+		o := exampleOffer()
+		o.Timestamps = timestamps
+		for i := range n {
+			o.Remote = netip.AddrPortFrom(families[i%2].client.Addr(), uint16(i>>1))
+			o.Local = families[i%2].server
+			iss, irs := r.Uint32(), uint32(i)
+			o.TSEcr = r.Uint32()
+			key := &k.Key[iss&3]
+			for bits := leadingZeros(cookieMAC(siphash(key, 2, 4, cookieMessage(o, irs)), timestamps) ^ iss); bits > 0; bits-- {
+				matches[bits]++
+			}
+			if i%4 == 0 {
+				if _, why := CheckCookie(k, o, iss, irs, r.Uint32()); why == RedirectOpened {
+					accepted++
+				}
+			}
+		}
+		for bits := 1; bits <= 20; bits++ {
+			expected := float64(n) / float64(uint64(1)<<bits)
+			if off := math.Abs(float64(matches[bits]) - expected); off > 5*math.Sqrt(expected)+5 {
+				t.Errorf("timestamps %v: %d of %d ACKs match %d bits, want about %.0f", timestamps, matches[bits], n, bits, expected)
+			}
+		}
+		if accepted > 3 {
+			t.Errorf("timestamps %v: %d random ACKs of %d accepted, want about %.2f", timestamps, accepted, n/4, float64(n)/4/(1<<24))
+		}
+	}
+}
+
+func leadingZeros(v uint32) (n int) {
+	for ; n < 24 && v>>31 == 0; v <<= 1 {
+		n++
+	}
+	return n
+}
+
+// With the right cookie and a random echoed timestamp, 2^16 of 2^32 are accepted.
+func TestRandomTimestampsAreRefusedAtTheComputedRate(t *testing.T) {
+	const n = 2_000_000
+	r := random(3)
+	k := testKeys()
+	o := exampleOffer()
+	iss, _, _ := MakeCookie(k, o, 77, 5000)
+	accepted := 0
+	for range n {
+		o.TSEcr = r.Uint32()
+		if _, why := CheckCookie(k, o, iss, 77, 5000); why == RedirectOpened {
+			accepted++
+		} else if why != DropBadTimestamp {
+			t.Fatal(reasonNames[why])
+		}
+	}
+	if expected := float64(n) * CookieLifeTicks / (1 << 32); math.Abs(float64(accepted)-expected) > 5*math.Sqrt(expected) {
+		t.Errorf("%d of %d random timestamps accepted, want about %.0f", accepted, n, expected)
+	}
+}
+
+// A SYN/ACK's sequence number tells nothing about the offer: opts is masked by the hash.
+func TestOffersAreMasked(t *testing.T) {
+	k := testKeys()
+	var ones [32]int
+	const n = 20_000
+	for irs := range uint32(n) {
+		iss, _, _ := MakeCookie(k, exampleOffer(), irs, 5000)
+		for bit := range ones {
+			ones[bit] += int(iss >> bit & 1)
+		}
+	}
+	for bit := 2; bit < 32; bit++ {
+		if math.Abs(float64(ones[bit])-n/2) > 5*math.Sqrt(n)/2 {
+			t.Errorf("bit %d of the ISN is set in %d of %d", bit, ones[bit], n)
+		}
+	}
+}
+
+// define finds the value of a #define in a header.
+func define(t *testing.T, file, name string) uint64 {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^#define ` + name + `\s+(\w+)`).FindStringSubmatch(header(t, file))
+	if m == nil {
+		t.Fatalf("no %s in %s", name, file)
+	}
+	v, err := strconv.ParseUint(strings.TrimRight(m[1], "uUlL"), 0, 64)
+	must(t, err)
+	return v
+}
+
+func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
+	spec, err := Load()
+	must(t, err)
+	variable := func(name string, bytes int) uint64 {
+		b := make([]byte, bytes)
+		must(t, spec.Variables[name].Get(b))
+		if bytes == 1 {
+			return uint64(b[0])
+		}
+		return uint64(binary.NativeEndian.Uint16(b))
+	}
+	for _, c := range []struct {
+		name string
+		goes uint64
+		c    uint64
+	}{
+		{"HandshakeMagic", HandshakeMagic, define(t, "types.h", "HANDSHAKE_MAGIC")},
+		{"HandshakeSize and Handshake", HandshakeSize, uint64(unsafe.Sizeof(Handshake{}))},
+		{"HandshakeSize and flows4", HandshakeSize, uint64(spec.Maps["flows4"].ValueSize)},
+		{"HandshakeSize and flows6", HandshakeSize, uint64(spec.Maps["flows6"].ValueSize)},
+		{"Flow4", uint64(unsafe.Sizeof(Flow4{})), uint64(spec.Maps["flows4"].KeySize)},
+		{"Flow6", uint64(unsafe.Sizeof(Flow6{})), uint64(spec.Maps["flows6"].KeySize)},
+		{"CookieKeys", uint64(unsafe.Sizeof(CookieKeys{})), uint64(spec.Maps["keys"].ValueSize)},
+		{"TickShift", TickShift, define(t, "cookie.h", "TICK_SHIFT")},
+		{"CookieLifeTicks", CookieLifeTicks, define(t, "cookie.h", "COOKIE_LIFE_TICKS")},
+		{"tsOptionBits", tsOptionBits, define(t, "cookie.h", "TS_OPTION_BITS")},
+		{"keyGenerations", keyGenerations, define(t, "types.h", "KEY_GENERATIONS")},
+		{"len(CookieKeys.Key)", uint64(len(CookieKeys{}.Key)), define(t, "types.h", "KEY_GENERATIONS")},
+		{"len(mssClasses)", uint64(len(mssClasses)), define(t, "cookie.h", "MSS_CLASSES")},
+		{"LocalSlots", LocalSlots, 1 << define(t, "config.h", "LOCAL_SLOTS_LOG")},
+		{"LocalSlots and locals4", LocalSlots, uint64(spec.Maps["locals4"].MaxEntries)},
+		{"LocalSlots and locals6", LocalSlots, uint64(spec.Maps["locals6"].MaxEntries)},
+		{"LocalProbes", LocalProbes, define(t, "config.h", "LOCAL_PROBES")},
+		{"LocalSlot", uint64(LocalSlot(1)), define(t, "config.h", "LOCAL_MULTIPLIER") >> (32 - define(t, "config.h", "LOCAL_SLOTS_LOG"))},
+		{"MaxServices", MaxServices, 8 * uint64(spec.Maps["ports"].ValueSize)},
+		{"MaxQueues", MaxQueues, uint64(spec.Maps["sockets"].MaxEntries)},
+		{"ReasonCount", uint64(ReasonCount), uint64(spec.Maps["counters"].MaxEntries)},
+		{"Window", Window, variable("cfg_window", 2)},
+		{"WindowScale", WindowScale, variable("cfg_wscale", 1)},
+	} {
+		if c.goes != c.c {
+			t.Errorf("%s: %#x in Go, %#x in C", c.name, c.goes, c.c)
+		}
+	}
+	for _, m := range []string{"flows4", "flows6"} {
+		if spec.Maps[m].Type != ebpf.Hash { // an LRU would evict live connections
+			t.Errorf("%s is a %v", m, spec.Maps[m].Type)
+		}
+	}
+	_, list, _ := strings.Cut(header(t, "cookie.h"), "mss_class[MSS_CLASSES] = {")
+	list, _, _ = strings.Cut(list, "}")
+	if got := strings.TrimSuffix(strings.Join(strings.Fields(fmt.Sprint(mssClasses)), ", "), ""); "["+strings.TrimSpace(list)+"]" != got {
+		t.Errorf("MSS classes: %s in Go, %s in C", got, list)
+	}
+	for scale, class := range []uint32{0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3} {
+		if got := wscaleClass(int8(scale)); got != class {
+			t.Errorf("window scale %d is of class %d, want %d", scale, got, class)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xdptcp/xdptcp/userspace/wire"
+	"github.com/xdptcp/xdptcp/vmtest/lab"
+)
+
+// What needs an interface is tested end to end, in vmtest.
+
+func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"frob", `unknown command "frob"`},
+		{"attach", "argument missing"},
+		{"attach a b", `"b" is too much`},
+		{"attach eth0 --frob", "unknown flag: --frob"},
+		{"attach eth0 --mode fast", `--mode "fast": want auto, native or generic`},
+		{"attach eth0 --listen 8080", `--listen "8080": no action`},
+		{"attach eth0 --listen :8080=frob", `unknown action "frob": there are `},
+		{"attach eth0 --listen :0=http", `port "0"`},
+		{"attach eth0 --listen :80=http --listen :80=echo", "port 80 is given twice"},
+		{"attach eth0 --flows 0", "--flows 0"},
+		{"status a b", `"b" is too much`},
+		{"status --log-level loud", `--log-level "loud"`},
+		{"status --log-format xml", `--log-format "xml"`},
+		{"demo now", `"now" is too much`},
+		{"version now", `"now" is too much`},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(context.Background(), strings.Fields(c.args), &stdout, &stderr)
+		if code != exitUsage || !strings.Contains(stderr.String(), c.want) || strings.Count(stderr.String(), "\n") != 1 || stdout.Len() != 0 {
+			t.Errorf("xdptcp %s: code %d, stderr %q, stdout %q; want code 2 and one line with %q", c.args, code, &stderr, &stdout, c.want)
+		}
+	}
+}
+
+func TestAnInterfaceThatIsNotThereIsNamedTogetherWithThoseThatAre(t *testing.T) {
+	for _, verb := range []string{"attach", "status"} {
+		var stdout, stderr bytes.Buffer
+		code := run(context.Background(), []string{verb, "nosuch0"}, &stdout, &stderr)
+		if code != exitError || !strings.Contains(stderr.String(), `no such interface: "nosuch0" (there are: lo`) {
+			t.Errorf("%s: code %d, %q", verb, code, &stderr)
+		}
+	}
+}
+
+func TestVersionPrintsOneLine(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	if code := run(context.Background(), []string{"version"}, &stdout, &stderr); code != exitOK ||
+		!strings.HasPrefix(stdout.String(), "xdptcp ") || strings.Count(stdout.String(), "\n") != 1 {
+		t.Errorf("code %d, %q", code, &stdout)
+	}
+}
+
+func TestTheLadderShowsTheNumbersOfTheWireAndWhoAnswered(t *testing.T) {
+	client := wire.Flow{
+		Remote: [16]byte{10: 0xff, 11: 0xff, 12: 192, 13: 0, 14: 2, 15: 2}, Local: [16]byte{10: 0xff, 11: 0xff, 12: 192, 13: 0, 14: 2, 15: 1},
+		RemotePort: 40000, LocalPort: 8080,
+	}
+	start := time.Unix(0, 0)
+	packet := func(at time.Duration, fromClient bool, flags wire.Flags, seq, ack uint32, n int) lab.Packet {
+		return lab.Packet{Time: start.Add(at), Outgoing: fromClient, Data: frame(t, client, fromClient, flags, seq, ack, n)}
+	}
+	var out bytes.Buffer
+	err := writeLadder(&out, []lab.Packet{
+		packet(0, true, wire.SYN, 500, 0, 0),
+		{Time: start, Data: []byte("not TCP")},
+		packet(20*time.Microsecond, false, wire.SYN|wire.ACK, 9000, 501, 0),
+		packet(30*time.Microsecond, true, wire.ACK, 501, 9001, 0),
+		packet(40*time.Microsecond, true, wire.ACK|wire.PSH, 501, 9001, 10),
+		packet(50*time.Microsecond, false, wire.ACK|wire.PSH, 9001, 511, 5),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	for i, want := range []string{
+		"client 192.0.2.2:40000, xdptcp 192.0.2.1:8080", "", "xdptcp",
+		"SYN seq 500 ──", "SYN|ACK seq 9000 ack 501  │ XDP: cookie as ISN, 20µs after the SYN",
+		"ACK seq 501 ack 9001 ──", "PSH|ACK seq 501 ack 9001 10 B ──", "PSH|ACK seq 9001 ack 511 5 B  │ engine: data, the ACK rides on it",
+	} {
+		if i >= len(lines) || !strings.Contains(lines[i], want) {
+			t.Errorf("line %d has no %q:\n%s", i, want, &out)
+		}
+	}
+	if !strings.Contains(lines[5], "XDP: cookie valid, flow opened") {
+		t.Errorf("the final ACK is not told apart: %s", lines[5])
+	}
+}
+
+// frame is a segment of the flow as it looks on the wire.
+func frame(t *testing.T, flow wire.Flow, fromClient bool, flags wire.Flags, seq, ack uint32, n int) []byte {
+	if fromClient {
+		flow = wire.Flow{Remote: flow.Local, Local: flow.Remote, RemotePort: flow.LocalPort, LocalPort: flow.RemotePort}
+	}
+	in := make([]byte, 54) // a frame that the one we want is a reply to
+	in[12], in[14], in[17], in[23], in[46] = 8, 0x45, 40, 6, 0x50
+	copy(in[26:], flow.Remote[12:])
+	copy(in[30:], flow.Local[12:])
+	in[34], in[35] = byte(flow.RemotePort>>8), byte(flow.RemotePort)
+	in[36], in[37] = byte(flow.LocalPort>>8), byte(flow.LocalPort)
+	var p wire.Packet
+	if err := wire.Parse(in, &p); err != nil {
+		t.Fatal(err)
+	}
+	template := wire.NewTemplate(&p)
+	s := wire.Segment{Flags: flags, Seq: seq, Ack: ack, PayloadLen: n, WScale: -1}
+	out := make([]byte, 200)
+	return out[:template.Marshal(out, &s)]
+}

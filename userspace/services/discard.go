@@ -1,0 +1,8 @@
+package services
+
+// newDiscard reads until the client's FIN.
+func newDiscard(env Env) Service {
+	return newStream(env, func(c *client) error {
+		return c.receive(func([]byte) error { return nil })
+	})
+}

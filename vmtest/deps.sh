@@ -1,0 +1,35 @@
+#!/bin/sh
+# Installs what the tests need and this machine lacks: Debian 12 packages. Says nothing when
+# nothing is missing.
+set -eu
+
+missing=
+# Each line: a file that shows the package is there, and the package.
+while read -r file package; do
+	[ -e "$file" ] || missing="$missing $package"
+done <<EOF
+/usr/bin/clang-19 clang-19
+/usr/bin/clang-format-19 clang-format-19
+/usr/bin/llvm-strip-19 llvm-19
+/usr/include/bpf/bpf_helpers.h libbpf-dev
+/usr/include/linux/bpf.h linux-libc-dev
+/usr/bin/gcc gcc
+/usr/include/stdlib.h libc6-dev
+/usr/bin/curl curl
+/usr/bin/git git
+EOF
+[ -z "$missing" ] && exit 0
+
+if [ "$(id -u)" != 0 ]; then
+	echo "missing packages:$missing; install them with: sudo apt-get install$missing" >&2
+	exit 1
+fi
+echo "installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086 # the list is meant to be split
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+	cat "$log" >&2
+	exit 1
+fi
