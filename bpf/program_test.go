@@ -190,6 +190,9 @@ func (p *program) expect(frame []byte, want Reason) result {
 	if r.verdict == xdpPass && !bytes.Equal(r.frame, frame) {
 		p.tb.Fatalf("the packet was passed, but changed:\n in %x\nout %x", frame, r.frame)
 	}
+	if r.verdict == xdpPass && want != PassNoSocket && len(r.meta) != 0 {
+		p.tb.Fatalf("the packet was passed with metadata %x", r.meta)
+	}
 	return r
 }
 

@@ -27,10 +27,9 @@ enum reason {
 	REDIRECT_SEGMENT = 10, /* a segment of a known flow */
 	REDIRECT_SYN = 11,     /* a SYN on a known flow: the engine decides (RFC 5961, RFC 6191) */
 	/* XDP_DROP: for one of our services, and refused */
-	DROP_BAD_TCP = 12,   /* TCP header cut short, or data offset below 5 */
-	DROP_BAD_FLAGS = 13, /* SYN together with FIN or RST */
-	DROP_BAD_SOURCE =
-		14, /* no one can answer to it: zero, loopback, multicast, broadcast, ours */
+	DROP_BAD_TCP = 12,	 /* TCP header cut short, or data offset below 5 */
+	DROP_BAD_FLAGS = 13,	 /* SYN together with FIN or RST */
+	DROP_BAD_SOURCE = 14,	 /* can't be answered: zero, loopback, multicast, broadcast, ours */
 	DROP_BAD_CHECKSUM = 15,	 /* TCP checksum of a SYN or of a bare final ACK */
 	DROP_BAD_COOKIE = 16,	 /* acknowledges an ISN that we did not choose */
 	DROP_BAD_TIMESTAMP = 17, /* right cookie, but the echoed timestamp is forged or too old */
@@ -45,13 +44,11 @@ enum reason {
  * front of the frame (XDP metadata area) for the engine. Host byte order. A multiple of 4 bytes,
  * at most 32, as bpf_xdp_adjust_meta demands. */
 struct handshake {
-	__u32 magic; /* HANDSHAKE_MAGIC; the reader clears it, so a stale record can't be read twice
-		      */
-	__u32 iss;   /* our initial sequence number: the cookie */
-	__u32 irs;   /* the client's */
+	__u32 magic;	 /* HANDSHAKE_MAGIC; the reader clears it: no stale record is read twice */
+	__u32 iss;	 /* our initial sequence number: the cookie */
+	__u32 irs;	 /* the client's */
 	__u32 ts_offset; /* our TSval is ts_offset + (CLOCK_MONOTONIC ns >> TICK_SHIFT) */
-	__u32 rtt_ticks; /* SYN/ACK to final ACK, 0..TS_OPTION_MASK ticks too long; 0: no timestamps
-			  */
+	__u32 rtt_ticks; /* SYN/ACK to final ACK, up to TS_OPTION_MASK too many; 0: no timestamps */
 	__u16 mss;	 /* the client's, rounded down to a class of cookie.h */
 	__u8 snd_wscale; /* the client's window scale; meaningful with HS_WSCALE */
 	__u8 flags;	 /* HS_* */

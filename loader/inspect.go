@@ -37,7 +37,7 @@ type State struct {
 	ProgramID uint32
 	Loaded    time.Time
 	Services  []string // as given to --listen
-	Queues    int      // that have an AF_XDP socket
+	Queues    int      // RX queues served
 	Flows     int      // capacity of each flow table
 	Reasons   [bpf.ReasonCount]uint64
 }
@@ -135,11 +135,7 @@ func (s *State) readMap(id ebpf.MapID) error {
 	case "flows4":
 		s.Flows = int(m.MaxEntries())
 	case "sockets":
-		var key, value uint32
-		it := m.Iterate()
-		for it.Next(&key, &value) {
-			s.Queues++
-		}
+		s.Queues = int(m.MaxEntries())
 	case ".rodata":
 		s.Services, err = readServices(m)
 	}

@@ -151,6 +151,7 @@ func (r *Responder) load() error {
 			return fmt.Errorf("XDP program: %s: %w", name, err)
 		}
 	}
+	spec.Maps["sockets"].MaxEntries = uint32(r.dev.queues)
 	spec.Maps["flows4"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["flows6"].MaxEntries = uint32(r.opts.Flows)
 	tables, err := newServiceTables(r.opts.Services, r.dev.addrs)
@@ -269,6 +270,17 @@ func (r *Responder) EngineConfig() userspace.Config {
 		cfg.Links = append(cfg.Links, s)
 	}
 	return cfg
+}
+
+// Advice is what the operator should know about this interface; mostly there is none.
+func (r *Responder) Advice() (list []string) {
+	if r.dev.driver == "veth" {
+		list = append(list, "on a veth pair the SYN/ACKs arrive only if the other end runs an XDP program too (XDP_PASS will do)")
+	}
+	if r.mode == Generic {
+		list = append(list, fmt.Sprintf("generic mode: frames that GRO has merged are lost; turn it off with: ethtool -K %s gro off", r.dev.name))
+	}
+	return list
 }
 
 // Mode is the mode reached: Native or Generic; "" before Attach.

@@ -49,6 +49,9 @@ type Config struct {
 	PartialChecksums bool
 	// Backlog bounds, for each listener, the connections that wait for Accept. 0: 1024.
 	Backlog int
+	// Memory bounds the bytes that all connections together hold in buffers. 0: 1 GiB. At the bound
+	// a Write waits, and what a peer sends is dropped and counted until readers have drained theirs.
+	Memory int
 	// TCP is the model for each shard's configuration (its Pool is not used: each shard has its
 	// own). nil: tcp.DefaultConfig.
 	TCP *tcp.Config
@@ -83,6 +86,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.Backlog == 0 {
 		cfg.Backlog = 1024
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = 1 << 30
 	}
 	if cfg.TCP == nil {
 		cfg.TCP = tcp.DefaultConfig()

@@ -14,6 +14,9 @@ import (
 // decided once for all of them (RFC 9293, 3.10.7.4: MUST-58, MUST-59).
 const batchSize = 64
 
+// poolChunk is what a tcp.Pool hands out, in bytes.
+const poolChunk = 4096
+
 // A shard is what one queue's frames lead to: its link, its connections, their timers and buffers.
 type shard struct {
 	engine *Engine
@@ -40,7 +43,7 @@ type shard struct {
 
 func newShard(e *Engine, queue int, link Link) *shard {
 	s := &shard{engine: e, queue: queue, link: link, tcp: *e.cfg.TCP, conns: make(map[wire.Flow]*Conn)}
-	s.tcp.Pool = new(tcp.Pool)
+	s.tcp.Pool = tcp.NewPool(max(1, e.cfg.Memory/len(e.cfg.Links)/poolChunk))
 	return s
 }
 
@@ -139,15 +142,9 @@ func (s *shard) input(d afxdp.Desc, now tcp.Time) {
 	}
 	s.stats.SegmentsIn++
 	s.stats.BytesIn += uint64(p.Segment.PayloadLen)
-	switch p.Checksum() {
-	case wire.ChecksumBad:
+	if !s.checksumOK(p) {
 		s.stats.BadChecksums++
 		return
-	case wire.ChecksumPartial:
-		if !s.engine.cfg.PartialChecksums {
-			s.stats.BadChecksums++
-			return
-		}
 	}
 	c := s.conns[p.Flow]
 	if c != nil && p.Segment.Flags&(wire.SYN|wire.ACK) == wire.SYN && c.reusable(&p.Segment) {
@@ -174,6 +171,13 @@ func (s *shard) input(d afxdp.Desc, now tcp.Time) {
 		}
 	}
 	s.event(c, c.tcp.Input(&p.Segment, now))
+}
+
+func (s *shard) checksumOK(p *wire.Packet) bool {
+	if s.engine.cfg.PartialChecksums {
+		return p.Checksum() != wire.ChecksumBad
+	}
+	return p.ChecksumFull()
 }
 
 // noConnection answers a segment of a flow that the engine does not have, and forgets the flow.
@@ -235,6 +239,7 @@ func (s *shard) markDirty(c *Conn) {
 
 // output sends all that a connection has to send now. The caller flushes.
 func (s *shard) output(c *Conn, now tcp.Time) {
+	retransmits := c.tcp.Retransmits()
 	for {
 		d, ok := s.link.Alloc()
 		if !ok {
@@ -261,6 +266,7 @@ func (s *shard) output(c *Conn, now tcp.Time) {
 		}
 		s.transmit(d, c.template.Marshal(frame, &s.out))
 	}
+	s.stats.Retransmits += c.tcp.Retransmits() - retransmits
 	s.settle(c, now)
 }
 
@@ -284,7 +290,6 @@ func (s *shard) settle(c *Conn, now tcp.Time) {
 
 // leave counts how a connection ended. One that ended well waits for its old duplicates.
 func (s *shard) leave(c *Conn, now tcp.Time) {
-	s.stats.Retransmits += c.tcp.Info().Retransmits
 	switch c.tcp.Err() {
 	case nil:
 		s.stats.ClosedClean++

@@ -11,6 +11,8 @@ type Stats struct {
 	Open    int // gauge: connections that are not closed
 	Waiting int // gauge: closed connections kept for their old duplicates (TIME-WAIT and the like)
 
+	BufferBytes int // gauge: memory that connections hold in buffers
+
 	Opened          uint64 // connections made
 	ClosedClean     uint64 // ended by FINs
 	ClosedReset     uint64 // ended by the peer's RST
@@ -26,9 +28,10 @@ type Stats struct {
 	BytesIn, BytesOut       uint64 // payload, retransmissions included
 	PureAcksOut             uint64 // segments that carry nothing but an acknowledgment
 	ResetsOut               uint64
-	Retransmits             uint64 // segments, of connections that have ended
+	Retransmits             uint64 // segments sent again
 	BadFrames               uint64 // frames that are not a TCP segment: cut short, wrong lengths
 	BadChecksums            uint64
+	MemoryRefused           uint64 // times that the bound on buffer memory was met
 	TxNoChunk               uint64 // times that output waited because all TX chunks were in flight
 	TxErrors                uint64 // failed transmit system calls
 
@@ -45,6 +48,7 @@ func (st *Stats) handshake(ticks uint32) {
 func (st *Stats) add(o *Stats) {
 	st.Open += o.Open
 	st.Waiting += o.Waiting
+	st.BufferBytes += o.BufferBytes
 	for _, f := range []struct{ to, from *uint64 }{
 		{&st.Opened, &o.Opened}, {&st.ClosedClean, &o.ClosedClean}, {&st.ClosedReset, &o.ClosedReset},
 		{&st.ClosedTimeout, &o.ClosedTimeout}, {&st.ClosedAborted, &o.ClosedAborted},
@@ -53,7 +57,7 @@ func (st *Stats) add(o *Stats) {
 		{&st.SegmentsIn, &o.SegmentsIn}, {&st.SegmentsOut, &o.SegmentsOut}, {&st.BytesIn, &o.BytesIn},
 		{&st.BytesOut, &o.BytesOut}, {&st.PureAcksOut, &o.PureAcksOut}, {&st.ResetsOut, &o.ResetsOut},
 		{&st.Retransmits, &o.Retransmits}, {&st.BadFrames, &o.BadFrames},
-		{&st.BadChecksums, &o.BadChecksums}, {&st.TxNoChunk, &o.TxNoChunk}, {&st.TxErrors, &o.TxErrors},
+		{&st.BadChecksums, &o.BadChecksums}, {&st.MemoryRefused, &o.MemoryRefused}, {&st.TxNoChunk, &o.TxNoChunk}, {&st.TxErrors, &o.TxErrors},
 		{&st.HandshakeRTTTicks, &o.HandshakeRTTTicks},
 	} {
 		*f.to += *f.from
@@ -68,6 +72,7 @@ func (e *Engine) Stats() (sum Stats) {
 	for _, s := range e.shards {
 		s.count(func(st *Stats) {
 			st.Open, st.Waiting = len(s.conns)-s.waiting.n, s.waiting.n
+			st.BufferBytes, st.MemoryRefused = s.tcp.Pool.InUse()*poolChunk, s.tcp.Pool.Refused()
 			sum.add(st)
 		})
 	}

@@ -55,8 +55,8 @@ func TestThePageTellsTheNumbersThatWereOnTheWire(t *testing.T) {
 					ClientISN    uint32 `json:"client_isn"`
 					ServerISN    uint32 `json:"server_isn"`
 					MSS          uint16 `json:"mss"`
-					ClientWScale *int   `json:"client_window_scale"`
-					ServerWScale *int   `json:"server_window_scale"`
+					ClientWScale *int   `json:"client_wscale"`
+					ServerWScale *int   `json:"server_wscale"`
 					SACK         bool   `json:"sack"`
 					Timestamps   bool   `json:"timestamps"`
 				} `json:"connection"`

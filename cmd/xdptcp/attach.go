@@ -49,6 +49,9 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 				return err
 			}
 			defer d.close()
+			for _, advice := range d.responder.Advice() {
+				e.log.Info(advice, "interface", d.responder.Interface())
+			}
 			if _, err := fmt.Fprintln(e.stdout, d.readyLine()); err != nil {
 				return err
 			}

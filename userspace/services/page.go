@@ -25,7 +25,7 @@ var (
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"css":   func() template.CSS { return template.CSS(pageCSS) },
 	"js":    func() template.JS { return template.JS(pageJS) },
-	"count": count[uint64],
+	"count": count,
 	"bytes": byteCount,
 	"plus":  func(a uint32, b uint32) uint32 { return a + b },
 }).Parse(pageHTML))
@@ -108,8 +108,9 @@ type handshakeView struct {
 	RoundTrip     string // "" if not measured
 }
 
-// stepMS is the clock's step: the cookie takes the two lowest bits of the timestamp's ticks.
-const stepMS = 4 * (1 << bpf.TickShift) / 1e6
+// stepMS is the clock's step, rounded as Connection is: the cookie takes the two lowest bits of the
+// timestamp's ticks.
+const stepMS = 4.194
 
 func newHandshakeView(r *Report) *handshakeView {
 	c := r.Connection
@@ -150,7 +151,7 @@ func scale(shift *int) string {
 	if shift == nil {
 		return "not scaled"
 	}
-	return fmt.Sprintf("scale %d (× %s)", *shift, count(uint64(1)<<*shift))
+	return fmt.Sprintf("scale %d (× %s)", *shift, count(1<<*shift))
 }
 
 // A plot is one curve. page.js draws the same from /json.
@@ -272,8 +273,8 @@ var reasonMeanings = map[bpf.Reason]string{
 }
 
 // count groups digits by three, with narrow no-break spaces.
-func count[T int | uint64](n T) string {
-	digits := strconv.FormatUint(uint64(n), 10)
+func count(n uint64) string {
+	digits := strconv.FormatUint(n, 10)
 	var b strings.Builder
 	for i, d := range digits {
 		if i > 0 && (len(digits)-i)%3 == 0 {

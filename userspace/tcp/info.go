@@ -63,3 +63,6 @@ func (c *Conn) Info() Info {
 	}
 	return i
 }
+
+// Retransmits is how many segments were sent again.
+func (c *Conn) Retransmits() uint64 { return uint64(c.stats.retransmits) }

@@ -1,5 +1,0 @@
-//go:build !race
-
-package bpf
-
-const raceDetector = false
