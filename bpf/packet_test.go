@@ -406,6 +406,26 @@ func TestLocalAddressSlots(t *testing.T) {
 	}
 }
 
+// An address that falls into a slot where another one is, is not ours: every bit counts.
+func TestAnotherAddressInTheSlot(t *testing.T) {
+	p := load(t, options{noSocket: true})
+	for _, f := range families {
+		for bit := range 8 * len(f.server.Addr().AsSlice()) {
+			t.Run(fmt.Sprintf("%s differs in bit %d", f.name, bit), func(t *testing.T) {
+				b := f.server.Addr().AsSlice()
+				b[bit/8] ^= 0x80 >> (bit % 8)
+				a, _ := netip.AddrFromSlice(b)
+				word, _, _ := localEntry(a, 0, p)
+				_, table, slot := localEntry(f.server.Addr(), 1<<3, p)
+				must(t, table.Put(LocalSlot(word), slot))
+				s := f.syn(linuxOptions(1460, 7))
+				s.dst = netip.AddrPortFrom(a, 443)
+				p.with(t).expect(s.frame(), PassNotLocal)
+			})
+		}
+	}
+}
+
 // lastSlotAddr finds an address whose first slot is the last but one.
 func lastSlotAddr(t *testing.T, a netip.Addr) netip.Addr {
 	for range 1 << 20 {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -85,6 +84,9 @@ func Prepare(opts Options) (_ *Responder, err error) {
 		}
 	}()
 	if r.dev, err = findNetdev(opts.Interface); err != nil {
+		return nil, err
+	}
+	if err := checkPrivilege(); err != nil {
 		return nil, err
 	}
 	if err := r.dev.refuseOthers(); err != nil {
@@ -301,10 +303,7 @@ func (r *Responder) Flows() int { return r.opts.Flows }
 // explainLoad turns the kernel's refusal to load the program into advice.
 func explainLoad(err error) error {
 	var ve *ebpf.VerifierError
-	switch {
-	case os.Geteuid() != 0 && errors.Is(err, unix.EPERM):
-		return fmt.Errorf("loading the XDP program: %w: run as root", err)
-	case errors.As(err, &ve):
+	if errors.As(err, &ve) {
 		return fmt.Errorf("loading the XDP program: this kernel's verifier refuses it (xdptcp needs Linux 6.1 or later): %w", err)
 	}
 	return fmt.Errorf("loading the XDP program: %w", err)

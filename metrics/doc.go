@@ -14,6 +14,6 @@
 //	rate(xdptcp_handshakes_completed_total[1m])    clients that were real, per second
 //	rate(xdptcp_handshakes_refused_total[1m])      by reason
 //
-// dashboard.json is a Grafana dashboard, alerts.yaml holds Prometheus rules, alerts_test.yaml their
-// tests for `promtool test rules`. The tests here check that both name only metrics that exist.
+// dashboard.json is a Grafana dashboard, alerts.yaml holds Prometheus rules. The tests check that both
+// name only metrics that exist.
 package metrics

@@ -3,7 +3,6 @@ package metrics
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -161,16 +160,5 @@ func TestFilesNameOnlyWhatIsExported(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-func TestAlertRulesFire(t *testing.T) {
-	promtool, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skip("needs promtool, of the package prometheus")
-	}
-	out, err := exec.CommandContext(t.Context(), promtool, "test", "rules", "alerts_test.yaml").CombinedOutput()
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -22,6 +22,7 @@ type Conn struct {
 	shard    *shard
 	flow     wire.Flow
 	record   bpf.Handshake
+	byEngine bool // the SYN/ACK was the engine's
 	opened   time.Time
 	template wire.Template
 

@@ -217,6 +217,15 @@ func TestASynTakesThePlaceOfTimeWaitWithACookieOfTheKeysInUse(t *testing.T) {
 	if p.flows.has(p.flow) {
 		t.Error("the old flow is still in XDP's table, so the final ACK would not open a new one")
 	}
+	p.record = h
+	p.send(wire.ACK, 70_000_001, h.Iss+1, "", &p.record)
+	c, err := p.listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if by := c.(*Conn).Handshake().AnsweredBy; by != "engine" {
+		t.Errorf("answered by %q, want the engine", by)
+	}
 }
 
 func TestAnOldSynInTimeWaitIsNotANewConnection(t *testing.T) {

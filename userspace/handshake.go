@@ -24,7 +24,7 @@ type Handshake struct {
 	// timestamps tell).
 	Duration    time.Duration
 	HasDuration bool
-	AnsweredBy  string // who sent the SYN/ACK: "xdp"
+	AnsweredBy  string // who sent the SYN/ACK: "xdp", or "engine" if the SYN reused TIME-WAIT
 	Opened      time.Time
 }
 
@@ -45,6 +45,9 @@ func (c *Conn) Handshake() Handshake {
 	}
 	if h.Flags&bpf.HandshakeWScale != 0 {
 		hs.ClientWScale, hs.ServerWScale = int(h.SndWscale), bpf.WindowScale
+	}
+	if c.byEngine {
+		hs.AnsweredBy = "engine"
 	}
 	if hs.Timestamps {
 		hs.Duration, hs.HasDuration = time.Duration(h.RttTicks)*tick, true
@@ -120,6 +123,7 @@ func (s *shard) answerSYN(p *wire.Packet, now tcp.Time) {
 		out.Timestamps, out.TSVal, out.TSEcr = true, tsval, in.TSVal
 	}
 	s.stats.SynAcks++
+	s.answered[s.stats.SynAcks%uint64(len(s.answered))] = iss
 	t := wire.NewTemplate(p)
 	s.send(&t, out)
 }

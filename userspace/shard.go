@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,8 @@ type shard struct {
 	waiting waiting
 	stalled []*Conn // have output, but there was no free TX chunk
 	stats   Stats
+	// answered are the ISNs of the latest SYN/ACKs that the engine sent: only to tell who answered.
+	answered [64]uint32
 	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it.
 	sleepUntil tcp.Time
 
@@ -205,6 +208,7 @@ func (s *shard) open(p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn 
 		return nil
 	}
 	c := newConn(s, p, record)
+	c.byEngine = slices.Contains(s.answered[:], record.Iss)
 	if !l.offer(c) {
 		// Dropped, not reset: the client's next segment proves the cookie again.
 		s.stats.RefusedBacklog++

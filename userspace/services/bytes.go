@@ -75,7 +75,10 @@ func (s *httpService) postBytes(w http.ResponseWriter, r *http.Request) {
 	hash := sha256.New()
 	var got Received
 	for {
-		_ = control.SetReadDeadline(time.Now().Add(httpTimeout)) // or Read has the error
+		// Errors show in Read and Write. The answer, also to a body that stalls, has time of its own.
+		now := time.Now()
+		_ = control.SetReadDeadline(now.Add(httpTimeout))
+		_ = control.SetWriteDeadline(now.Add(2 * httpTimeout))
 		n, err := body.Read(buf[:])
 		got.Bytes += int64(n)
 		hash.Write(buf[:n])
@@ -93,6 +96,5 @@ func (s *httpService) postBytes(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	got.SHA256 = hex.EncodeToString(hash.Sum(nil))
-	_ = control.SetWriteDeadline(time.Now().Add(httpTimeout)) // or the answer's write has the error
 	s.writeJSON(w, r, got)
 }

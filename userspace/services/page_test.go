@@ -27,12 +27,13 @@ func pages() map[string]*Report {
 			Rates: newRates(samples), Counters: newTotals(NewStatus(src).Read()),
 		}
 	}
-	m := map[string]*Report{"all options": full(), "no options": full(), "by the engine": full(), "nothing known": {},
+	m := map[string]*Report{"all options": full(), "no options": full(), "by the engine": full(), "generic mode": full(), "nothing known": {},
 		"kernel socket": full(), "first second": full(), "unreadable counters": full(), "hostile interface name": full()}
 	h := linuxHandshake()
 	h.ClientWScale, h.ServerWScale, h.SACK, h.Timestamps, h.HasDuration, h.Duration = -1, -1, false, false, false, 0
 	m["no options"].Connection = newConnection(h, linuxInfo())
 	m["by the engine"].Connection.AnsweredBy = "engine"
+	m["generic mode"].Mode = "generic"
 	m["kernel socket"].Connection = nil
 	m["first second"].Rates = newRates(nil)
 	m["unreadable counters"].Counters.Stale = true
@@ -225,6 +226,7 @@ func TestThePageSays(t *testing.T) {
 		}, []string{"unknown", "not scaled", "could not be read"}},
 		{"no options", []string{"only TCP timestamps would tell", "not scaled", ">MSS 1460<"}, []string{"8.4 ms"}},
 		{"by the engine", []string{"engine answered your SYN", "reusing a connection in TIME-WAIT"}, []string{">XDP<"}},
+		{"generic mode", []string{"XDP on eth0 (generic), queue 0", "kept nothing of you"}, []string{"network driver"}},
 		{"kernel socket", []string{"did not come through xdptcp", "SYNs answered"}, []string{"The handshake"}},
 		{"nothing known", []string{"did not come through xdptcp"}, []string{"<script", "Every packet", "last minute"}},
 		{"first second", []string{"–"}, []string{"NaN"}},
