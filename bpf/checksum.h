@@ -5,9 +5,10 @@
 
 #include "types.h"
 
+/* Three folds are enough for a sum of fewer than 2^16 words: the first leaves less than
+ * 2^32 + 2^16, the second at most 0x1fffe. */
 static __always_inline __u16 csum_fold(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);

@@ -140,6 +140,10 @@ func TestHandshakeCarriesOptions(t *testing.T) {
 	rows := []row{
 		{"no options: the family's default MSS", nil, want{0, 0, 0}},
 		{"MSS 0 counts as absent", optMSS(0), want{0, 0, 0}},
+		{"an MSS option of the wrong length counts as absent", slices.Concat([]byte{2, 3, 9}, nop), want{0, 0, 0}},
+		{"an MSS option that is too long counts as absent", []byte{2, 5, 5, 0xb4, 0, 1, 1, 1}, want{0, 0, 0}},
+		{"a window scale of the wrong length counts as absent", slices.Concat([]byte{3, 4, 7, 7}, optTS(clientTSVal, 0)), want{0, 0, HandshakeTimestamps}},
+		{"of an option given twice, the last counts", slices.Concat(optMSS(536), optMSS(1460)), want{1460, 0, 0}},
 		{"SACK alone", slices.Concat(optMSS(1460), optSACK), want{1460, 0, HandshakeSACK}},
 		{"timestamps alone", slices.Concat(optMSS(1460), optTS(clientTSVal, 0)), want{1460, 0, HandshakeTimestamps}},
 		{"SACK and timestamps", slices.Concat(optMSS(1460), optSACK, optTS(clientTSVal, 0)), want{1460, 0, HandshakeSACK | HandshakeTimestamps}},

@@ -149,6 +149,8 @@ func (s *shard) input(d afxdp.Desc, now tcp.Time) {
 		s.stats.BadChecksums++
 		return
 	}
+	// XDP reads its table while another CPU may be reusing the entry: the record must fit the segment.
+	first = first && record.Iss+1 == p.Segment.Ack
 	c := s.conns[p.Flow]
 	if c != nil && p.Segment.Flags&(wire.SYN|wire.ACK) == wire.SYN && c.reusable(&p.Segment) {
 		s.forget(c)

@@ -109,16 +109,28 @@ func sum(b []byte) string {
 }
 
 // stream is what GET /bytes sends: word i is the finalizer of SplitMix64 of i+1.
-type stream struct{ word uint64 }
+type stream struct {
+	word uint64
+	rest []byte // of the last word
+}
 
 func (s *stream) Read(b []byte) (int, error) {
-	n := len(b) &^ 7
-	for i := 0; i < n; i += 8 {
+	n := copy(b, s.rest)
+	s.rest = s.rest[n:]
+	for n < len(b) {
 		s.word++
 		z := s.word * 0x9e3779b97f4a7c15
 		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 		z = (z ^ z>>27) * 0x94d049bb133111eb
-		binary.LittleEndian.PutUint64(b[i:], z^z>>31)
+		z ^= z >> 31
+		if len(b)-n >= 8 {
+			binary.LittleEndian.PutUint64(b[n:], z)
+			n += 8
+			continue
+		}
+		s.rest = binary.LittleEndian.AppendUint64(nil, z)
+		k := copy(b[n:], s.rest)
+		s.rest, n = s.rest[k:], n+k
 	}
 	return n, nil
 }
