@@ -94,13 +94,13 @@ static __noinline int walk_options(struct xdp_md *ctx, __u32 offset, __u32 len, 
 {
 	struct option_walk w = { .len = len, .out = out };
 
-	if (!out || len > OPTIONS_MAX)
+	if (!out || len == 0 || len > OPTIONS_MAX)
 		return 0;
-	/* Or clang folds the two bounds into one that the verifier can't follow. */
+	/* The verifier of 6.1 does not learn from `len != 0` that len is at least 1, so it is shown
+	 * a number from 0 to 63, plus 1; the barrier keeps clang from seeing through that. */
+	len = (len - 1) & 63;
 	asm volatile("" : "+r"(len));
-	if (len == 0)
-		return 0;
-	if (bpf_xdp_load_bytes(ctx, offset, w.bytes, len))
+	if (len >= OPTIONS_MAX || bpf_xdp_load_bytes(ctx, offset, w.bytes, len + 1))
 		return -1;
 	bpf_loop(OPTIONS_MAX, option_step, &w, 0);
 	if (out->wscale > WSCALE_MAX)

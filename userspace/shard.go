@@ -168,7 +168,8 @@ func (s *shard) input(d afxdp.Desc, now tcp.Time) {
 	}
 	if c.inWaiting {
 		if c.tcp.State() == tcp.StateClosed {
-			return // an old duplicate
+			s.duplicate(c, p)
+			return
 		}
 		if p.Segment.Flags.Has(wire.FIN) { // RFC 9293, 3.10.7.4, eighth: restart the time-wait time-out
 			s.waiting.remove(c)
@@ -183,6 +184,15 @@ func (s *shard) checksumOK(p *wire.Packet) bool {
 		return p.Checksum() != wire.ChecksumBad
 	}
 	return p.ChecksumFull()
+}
+
+// duplicate deals with a segment of a connection that is over: one that was on its way, or one of a
+// client that has not heard of our reset.
+func (s *shard) duplicate(c *Conn, p *wire.Packet) {
+	if err := c.tcp.Err(); err == nil || err == tcp.ErrReset || !tcp.Reset(&p.Segment, &s.out) {
+		return
+	}
+	s.send(&c.template, &s.out)
 }
 
 // noConnection answers a segment of a flow that the engine does not have, and forgets the flow.
@@ -294,15 +304,12 @@ func (s *shard) settle(c *Conn, now tcp.Time) {
 	}
 }
 
-// leave counts how a connection ended. One that ended well waits for its old duplicates.
+// leave counts how a connection ended. However it did, it waits for its old duplicates: those of a
+// client that never heard more than our SYN carry the handshake's record, and would open it again.
 func (s *shard) leave(c *Conn, now tcp.Time) {
 	switch c.tcp.Err() {
 	case nil:
 		s.stats.ClosedClean++
-		if s.conns[c.flow] == c {
-			s.waiting.push(c, now+waitingTime)
-		}
-		return
 	case tcp.ErrReset:
 		s.stats.ClosedReset++
 	case tcp.ErrTimeout:
@@ -310,7 +317,9 @@ func (s *shard) leave(c *Conn, now tcp.Time) {
 	default:
 		s.stats.ClosedAborted++
 	}
-	s.forget(c)
+	if s.conns[c.flow] == c {
+		s.waiting.push(c, now+waitingTime)
+	}
 }
 
 // forget drops all that the shard has of a connection, and XDP's flow with it.
