@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package bpf holds xdptcp's XDP program and what user space must know of it: its maps, its
 // constants, the record of a handshake, the reasons for its verdicts, and a Go twin of its cookie.
 //

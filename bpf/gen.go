@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package bpf
 
 // The objects are committed, so building needs no clang; `make generate` remakes them and CI

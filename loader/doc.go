@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package loader puts xdptcp's XDP program on an interface and takes it off again. It knows what the
 // interface and the kernel can do, and who owns which packets; what a segment is, it does not know.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package loader
 
 import (
@@ -93,9 +95,11 @@ func Prepare(opts Options) (_ *Responder, err error) {
 		return nil, err
 	}
 	if !opts.Takeover {
-		if r.release, err = holdPorts(opts.Services, r.dev.addrs, r.dev.index); err != nil {
+		release, err := holdPorts(opts.Services, r.dev.addrs, r.dev.index)
+		if err != nil {
 			return nil, err
 		}
+		r.release = release
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)

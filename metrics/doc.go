@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package metrics exports xdptcp's counters to Prometheus.
 //
 // Nothing polls: a scrape reads the XDP program's counters, the engine's and the sockets' once, and

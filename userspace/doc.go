@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package userspace is xdptcp's engine: it takes over the connections whose handshake XDP has
 // answered, and gives them to Go programs through a net.Listener.
 //

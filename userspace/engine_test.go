@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package userspace
 
 import (
@@ -307,9 +309,28 @@ func TestAResetReachesAReaderAsECONNRESET(t *testing.T) {
 		t.Errorf("read: %v", err)
 	}
 	p.stats("closed by reset", func(s Stats) uint64 { return s.ClosedReset }, 1)
-	if p.flows.has(p.flow) {
-		t.Error("the flow is still in XDP's table")
+}
+
+func TestALateSegmentDoesNotReopenAConnectionThatWasReset(t *testing.T) {
+	p := newPeer(t, 0)
+	p.connect()
+	p.send(wire.RST, peerIRS+1, 0, "", nil)
+	p.stats("closed by reset", func(s Stats) uint64 { return s.ClosedReset }, 1)
+	p.send(wire.ACK|wire.PSH, 501, peerISS+1, "late", &p.record)
+	p.link.quiet(t)
+	p.stats("opened", func(s Stats) uint64 { return s.Opened }, 1)
+}
+
+func TestASegmentAfterOurAbortIsResetAgainAndDoesNotReopen(t *testing.T) {
+	p := newPeer(t, 0)
+	c := p.connect()
+	c.(*Conn).abort()
+	if got := p.link.next(t); !got.Segment.Flags.Has(wire.RST) {
+		t.Fatalf("the engine sent %v, want RST", got.Segment.Flags)
 	}
+	p.send(wire.ACK|wire.PSH, 501, peerISS+1, "more", &p.record)
+	p.want(p.link.next(t), wire.RST, peerISS+1, 0, "")
+	p.stats("opened", func(s Stats) uint64 { return s.Opened }, 1)
 }
 
 func TestABadChecksumIsCountedAndLosesNothing(t *testing.T) {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package userspace
 
 import "github.com/xdptcp/xdptcp/userspace/tcp"
@@ -8,7 +10,7 @@ const (
 	waitingTime = tcp.Time(60_000000000) // nearly a cookie's lifetime
 )
 
-// waiting is a queue of connections that are over, in TIME-WAIT or passively closed. They are kept for
+// waiting is a queue of connections that are over, in TIME-WAIT or closed in any way. They are kept for
 // a while, so that old duplicates of their segments meet them and not a new handshake: a late copy of
 // the first data would still prove the cookie, and a request would run twice.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command xdptcp answers TCP handshakes in XDP and serves the connections in Go.
 //
 // Noun commands (status, version) change nothing; verb commands (attach, demo) do.

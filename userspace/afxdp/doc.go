@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package afxdp sends and receives Ethernet frames over AF_XDP: one [Socket] on one queue of one
 // device, with memory of its own.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package afxdp
 
 // All of this package's unsafe code. It is sound because

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package services are the actions that xdptcp has built in: what answers a connection when no
 // program of the user's own does.
 //

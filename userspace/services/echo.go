@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package services
 
 // newEcho sends back what it receives. At the client's FIN all of it is on the way; then comes ours.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package tcp
 
 // Write copies as much of b as the send buffer has room for, and says how much. When that is not all, an Input or Tick

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package tcp is the TCP state machine as pure code: no I/O, no clock, no goroutine, no lock. It starts where XDP's
 // handshake ends, in ESTABLISHED.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package tcp
 
 // chunkSize is the payload of a chunk. With its link and the word that the Go runtime puts in front of objects

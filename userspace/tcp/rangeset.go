@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package tcp
 
 // maxRanges bounds a rangeSet: a peer decides how many holes there are.

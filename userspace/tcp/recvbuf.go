@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package tcp
 
 // A recvBuffer holds received bytes that the application has not read. A segment that arrives out of order is

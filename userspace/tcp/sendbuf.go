@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package tcp
 
 // A sendBuffer holds the bytes from SND.UNA on: first those in flight, then those not yet sent.

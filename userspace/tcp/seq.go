@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package tcp
 
 // Seq is a sequence number: arithmetic is modulo 2^32, and order is only meaningful between numbers less than

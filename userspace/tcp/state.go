@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package tcp
 
 // State is a connection's state (RFC 9293, 3.3.2). Those before ESTABLISHED do not occur: XDP keeps no state for

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package wire
 
 // A Packet is one parsed frame. Its slices alias the frame.

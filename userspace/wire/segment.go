@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package wire
 
 // A SACKBlock is one received range: Left is its first sequence number, Right the one after its last

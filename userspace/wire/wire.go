@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package wire gives views over the bytes of a frame: Ethernet, up to two VLAN tags, IPv4 or IPv6, and TCP
 // with its options.
 //
