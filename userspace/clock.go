@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdptcp/xdptcp/bpf"
 	"github.com/xdptcp/xdptcp/userspace/tcp"
 )
 
@@ -24,6 +25,16 @@ func newClock() clock {
 		panic("clock_gettime(CLOCK_MONOTONIC): " + err.Error()) // cannot fail on Linux
 	}
 	return clock{start: start, zero: tcp.Time(ts.Nano())}
+}
+
+// coarseTicks is XDP's own clock: CLOCK_MONOTONIC as of the last tick of the scheduler. A timestamp of
+// the fine clock would be from XDP's future when the final ACK comes within that tick, and be refused.
+func coarseTicks() uint32 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		panic("clock_gettime(CLOCK_MONOTONIC_COARSE): " + err.Error()) // cannot fail on Linux
+	}
+	return uint32(uint64(ts.Nano()) >> bpf.TickShift)
 }
 
 func (c *clock) now() tcp.Time { return c.zero + tcp.Time(time.Since(c.start)) }

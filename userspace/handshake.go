@@ -97,7 +97,7 @@ func (s *shard) record(d descriptor) (h bpf.Handshake, ok bool) {
 
 // answerSYN sends the SYN/ACK for a SYN that takes the place of a connection in TIME-WAIT. XDP would
 // answer the next one, a second later; clients that reuse ports under load should not wait for it.
-func (s *shard) answerSYN(p *wire.Packet, now tcp.Time) {
+func (s *shard) answerSYN(p *wire.Packet) {
 	in := &p.Segment
 	v4 := p.Flow.IsIPv4()
 	offer := bpf.Offer{
@@ -111,8 +111,7 @@ func (s *shard) answerSYN(p *wire.Packet, now tcp.Time) {
 			offer.MSS = 1220
 		}
 	}
-	iss, tsval, granted := bpf.MakeCookie(s.engine.cfg.Flows.Keys(), offer, in.Seq,
-		uint32(uint64(now)>>bpf.TickShift))
+	iss, tsval, granted := bpf.MakeCookie(s.engine.cfg.Flows.Keys(), offer, in.Seq, coarseTicks())
 	out := &s.out
 	out.Clear()
 	out.Seq, out.Ack, out.Flags, out.Window = iss, in.Seq+1, wire.SYN|wire.ACK, bpf.Window

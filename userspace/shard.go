@@ -156,7 +156,7 @@ func (s *shard) input(d afxdp.Desc, now tcp.Time) {
 	c := s.conns[p.Flow]
 	if c != nil && p.Segment.Flags&(wire.SYN|wire.ACK) == wire.SYN && c.reusable(&p.Segment) {
 		s.forget(c)
-		s.answerSYN(p, now)
+		s.answerSYN(p)
 		return
 	}
 	if c == nil {

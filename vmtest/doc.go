@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package vmtest proves the whole: the real xdptcp binary on one end of a lab (see its folder lab), the
 // kernel's own TCP on the other, and a tap on the wire between them.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package vmtest
 
 import (
@@ -5,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
-	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -18,8 +19,6 @@ import (
 
 	"github.com/xdptcp/xdptcp/vmtest/lab"
 )
-
-func (f family) from(port uint16) netip.AddrPort { return netip.AddrPortFrom(f.client, port) }
 
 // An impairment says which frames an impaired wire may harm: TCP of one IP version that fits all
 // that is given.

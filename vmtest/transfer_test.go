@@ -1,7 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package vmtest
 
 import (
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -73,6 +74,6 @@ func TestSeveralTransfersAtOnceDoNotMix(t *testing.T) {
 	client.CloseIdleConnections()
 	d.eventually("all connections over, and cleanly", func(s samples) bool { return s.open() == 0 })
 	if s := d.scrape(); s.closed("clean") != s.opened() {
-		t.Error(fmt.Sprintf("%v of %v connections ended cleanly", s.closed("clean"), s.opened()))
+		t.Errorf("%v of %v connections ended cleanly", s.closed("clean"), s.opened())
 	}
 }

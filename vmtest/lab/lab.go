@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package lab makes a network to try things on: two network namespaces, a
 // server's and a client's, joined by a veth pair.
 //
