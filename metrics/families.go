@@ -27,7 +27,10 @@ const (
 	retransmits
 	resets
 	noConnection
+	strays
 	badFrames
+	bufferBytes
+	bufferRefusals
 	transmitStalls
 	transmitErrors
 
@@ -95,13 +98,21 @@ var families = [familyCount]struct {
 		"Segments sent that carry nothing but an acknowledgment. Compare with xdptcp_segments_total: near one per request " +
 			"says that the service answers slower than the delayed-ACK timer."},
 	retransmits: {"retransmitted_segments_total", nil,
-		"Segments sent again, counted when their connection has ended. If it grows faster than the segments, packets are " +
+		"Segments sent again. If it grows faster than the segments, packets are " +
 			"lost on the path to the clients, or this host's transmit queue overflows."},
 	resets: {"resets_sent_total", nil,
 		"RSTs sent: to segments of no connection, and for connections aborted."},
 	noConnection: {"segments_without_connection_total", nil,
 		"Segments of flows that the engine does not have: connections that ended, or that a restart cut off. Beyond a " +
 			"short burst after a restart it should hardly grow."},
+	strays: {"stray_frames_total", []string{"outcome"},
+		"Frames that came on another queue than their connection's, and were handed over to its shard, or lost because too " +
+			"many waited. A steady growth says that flows move between queues: look at the NIC's RSS, or the sender's CPUs on veth."},
+	bufferBytes: {"buffer_bytes", nil,
+		"Memory that all connections together hold in send and receive buffers."},
+	bufferRefusals: {"buffer_refusals_total", nil,
+		"Times that the bound on buffer memory was met: writes waited, or received data was dropped for the peer to send " +
+			"again. If it grows, readers are too slow for the memory that the engine may have."},
 	badFrames: {"bad_frames_total", []string{"reason"},
 		"Frames that reached the engine and were thrown away: malformed, or with a wrong TCP checksum. A steady growth " +
 			"of checksum points to a NIC or to a peer on the same host whose checksums are left to hardware."},

@@ -157,10 +157,13 @@ func TestConnectionsSegmentsAndErrors(t *testing.T) {
 		Open: 1, Waiting: 2, Opened: 3, ClosedClean: 4, ClosedReset: 5, ClosedTimeout: 6, ClosedAborted: 7,
 		NoConnection: 8, Swept: 9, SegmentsIn: 10, SegmentsOut: 11, BytesIn: 12, BytesOut: 13, PureAcksOut: 14,
 		ResetsOut: 15, Retransmits: 16, BadFrames: 17, BadChecksums: 18, TxNoChunk: 19, TxErrors: 20,
+		Strays: 25, StraysLost: 4, BufferBytes: 22, MemoryRefused: 23,
 	}
 	expect(t, src, `
 xdptcp_bad_frames_total{interface="eth0",reason="checksum"} 18
 xdptcp_bad_frames_total{interface="eth0",reason="malformed"} 17
+xdptcp_buffer_bytes{interface="eth0"} 22
+xdptcp_buffer_refusals_total{interface="eth0"} 23
 xdptcp_connections{interface="eth0",state="open"} 1
 xdptcp_connections{interface="eth0",state="waiting"} 2
 xdptcp_connections_closed_total{how="aborted",interface="eth0"} 7
@@ -177,9 +180,11 @@ xdptcp_retransmitted_segments_total{interface="eth0"} 16
 xdptcp_segments_total{direction="in",interface="eth0"} 10
 xdptcp_segments_total{direction="out",interface="eth0"} 11
 xdptcp_segments_without_connection_total{interface="eth0"} 8
+xdptcp_stray_frames_total{interface="eth0",outcome="handed_over"} 21
+xdptcp_stray_frames_total{interface="eth0",outcome="lost"} 4
 xdptcp_transmit_errors_total{interface="eth0"} 20
 xdptcp_transmit_stalls_total{interface="eth0"} 19
-`, "xdptcp_bad_frames_total", "xdptcp_connections", "xdptcp_connections_closed_total",
+`, "xdptcp_bad_frames_total", "xdptcp_buffer_bytes", "xdptcp_buffer_refusals_total", "xdptcp_stray_frames_total", "xdptcp_connections", "xdptcp_connections_closed_total",
 		"xdptcp_connections_opened_total", "xdptcp_flows_swept_total", "xdptcp_payload_bytes_total",
 		"xdptcp_pure_acks_total", "xdptcp_resets_sent_total", "xdptcp_retransmitted_segments_total",
 		"xdptcp_segments_total", "xdptcp_segments_without_connection_total", "xdptcp_transmit_errors_total",

@@ -12,12 +12,9 @@ import (
 	"time"
 
 	"github.com/xdptcp/xdptcp/bpf"
-	"github.com/xdptcp/xdptcp/userspace/afxdp"
 	"github.com/xdptcp/xdptcp/userspace/tcp"
 	"github.com/xdptcp/xdptcp/userspace/wire"
 )
-
-type descriptor = afxdp.Desc
 
 // A Conn is one connection. It is a net.Conn; any of its methods may be called from any goroutine.
 type Conn struct {

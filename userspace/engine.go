@@ -69,6 +69,7 @@ type Engine struct {
 	loops  sync.WaitGroup
 	stop   chan struct{}
 	closed sync.Once
+	owners owners
 
 	mu        sync.RWMutex
 	listeners map[netip.AddrPort]*Listener
@@ -114,6 +115,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	for queue, link := range cfg.Links {
 		e.shards = append(e.shards, newShard(e, queue, link))
+	}
+	if len(e.shards) > 1 {
+		e.owners.shards = make(map[wire.Flow]*shard)
 	}
 	for _, s := range e.shards {
 		e.loops.Add(1)

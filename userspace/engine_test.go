@@ -31,11 +31,12 @@ type peer struct {
 
 const peerIRS, peerISS = 500, 900_000 // the client's and the engine's ISN
 
-func newPeer(t *testing.T, backlog int) *peer {
+func newPeer(t *testing.T, backlog int, more ...Link) *peer {
 	p := &peer{t: t, link: newMemLink(), flows: &memFlows{flows: map[wire.Flow]bool{}}}
 	p.flows.keys.Valid = 1
 	var err error
-	p.engine, err = New(Config{Links: []Link{p.link}, Flows: p.flows, MTU: 1500, Backlog: backlog})
+	links := append([]Link{p.link}, more...)
+	p.engine, err = New(Config{Links: links, Flows: p.flows, MTU: 1500, Backlog: backlog})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,6 +379,70 @@ func TestCloseSendsFINsAndThenResetsWhatIsLeft(t *testing.T) {
 		if s := p.link.next(t); s.Segment.Flags.Has(wire.RST) {
 			return
 		}
+	}
+}
+
+func TestSegmentsOnAnotherQueueReachTheirConnection(t *testing.T) {
+	second := newMemLink()
+	p := newPeer(t, 0, second)
+	first := p.link
+	c := p.connect()
+	p.link = second
+	p.send(wire.ACK|wire.PSH, 501, peerISS+1, "with a record", &p.record)
+	p.send(wire.ACK|wire.PSH, 514, peerISS+1, ", without", nil)
+	b := make([]byte, 22)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "with a record, without" {
+		t.Fatalf("read %q, %v", b, err)
+	}
+	second.quiet(t)
+	if _, err := c.Write([]byte("ok")); err != nil {
+		t.Fatal(err)
+	}
+	for s := first.next(t); s.Segment.PayloadLen == 0; s = first.next(t) { // the delayed ACK may come first
+	}
+	p.stats("opened", func(s Stats) uint64 { return s.Opened }, 1)
+	p.stats("strays", func(s Stats) uint64 { return s.Strays }, 2)
+	if !p.flows.has(p.flow) {
+		t.Error("the flow was deleted from XDP's table")
+	}
+}
+
+func TestAFlowHasNoOwnerOnceItIsForgotten(t *testing.T) {
+	second := newMemLink()
+	p := newPeer(t, 1, second)
+	p.send(wire.ACK, 7, 77, "", nil) // of no connection
+	p.link.next(t)
+	p.connect()
+	p.link = second
+	p.from(40001)
+	p.send(wire.ACK, peerIRS+1, peerISS+1, "", &p.record)
+	p.from(40002)
+	p.send(wire.ACK, peerIRS+1, peerISS+1, "", &p.record) // refused: the backlog is full
+	p.stats("refused", func(s Stats) uint64 { return s.RefusedBacklog }, 1)
+	if n := len(p.engine.owners.shards); n != 2 {
+		t.Errorf("%d flows have an owner, want the 2 that are open", n)
+	}
+	for _, s := range p.engine.shards {
+		s.mu.Lock()
+		for _, c := range s.conns {
+			s.forget(c)
+		}
+		s.mu.Unlock()
+	}
+	if n := len(p.engine.owners.shards); n != 0 {
+		t.Errorf("%d flows have an owner, want none", n)
+	}
+}
+
+func TestStraysBeyondTheBoundAreLostAndCounted(t *testing.T) {
+	s := &shard{link: newMemLink()}
+	for i := range maxStrays + 1 {
+		if ok := s.handOver([]byte("x"), nil); ok != (i < maxStrays) {
+			t.Fatalf("frame %d: taken %v", i, ok)
+		}
+	}
+	if n := len(s.takeStrays()); n != maxStrays {
+		t.Errorf("%d frames waited", n)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/xdptcp/xdptcp/bpf"
+	"github.com/xdptcp/xdptcp/userspace/afxdp"
 	"github.com/xdptcp/xdptcp/userspace/tcp"
 	"github.com/xdptcp/xdptcp/userspace/wire"
 )
@@ -83,16 +84,16 @@ func mssOf(mtu int, v4 bool) int {
 	return mtu - 60
 }
 
-// record reads the handshake record in front of a frame and clears it, so that a later frame in the
-// same chunk does not inherit it.
-func (s *shard) record(d descriptor) (h bpf.Handshake, ok bool) {
+// takeRecord reads the handshake record in front of a frame and clears it, so that a later frame in
+// the same chunk does not inherit it. nil: there is none. The result is good until the next call.
+func (s *shard) takeRecord(d afxdp.Desc) *bpf.Handshake {
 	meta := s.link.Meta(d, bpf.HandshakeSize)
 	if meta == nil || !bpf.IsHandshake(meta) {
-		return h, false
+		return nil
 	}
-	h = bpf.DecodeHandshake(meta)
+	s.record = bpf.DecodeHandshake(meta)
 	clear(meta)
-	return h, true
+	return &s.record
 }
 
 // answerSYN sends the SYN/ACK for a SYN that takes the place of a connection in TIME-WAIT. XDP would

@@ -33,14 +33,17 @@ type shard struct {
 	waiting waiting
 	stalled []*Conn // have output, but there was no free TX chunk
 	stats   Stats
+	// strays has a lock of its own: other shards write to it.
+	strays strays
 	// answered are the ISNs of the latest SYN/ACKs that the engine sent: only to tell who answered.
 	answered [64]uint32
-	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it.
+	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it. 0: it is awake.
 	sleepUntil tcp.Time
 
 	// Reused for every batch, so that nothing is allocated per packet.
 	descs  [batchSize]afxdp.Desc
 	packet wire.Packet
+	record bpf.Handshake
 	out    wire.Segment
 	dirty  []*Conn // had input or a timer in this turn: output is due
 	wake   []*Conn // have goroutines to wake before the lock is released
@@ -95,12 +98,16 @@ func (s *shard) timeout() time.Duration {
 // turn processes one batch of frames and what is due, and returns how many frames there were.
 func (s *shard) turn() int {
 	s.mu.Lock()
+	s.sleepUntil = 0 // awake: nobody needs to wake the loop for an earlier timer
 	now := s.engine.clock.now()
 	n := s.link.Receive(s.descs[:])
 	for _, d := range s.descs[:n] {
-		s.input(d, now)
+		s.input(s.link.Frame(d), s.takeRecord(d), now)
 	}
 	s.link.Recycle(s.descs[:n])
+	for _, stray := range s.takeStrays() {
+		s.input(stray.frame, stray.record, now)
+	}
 	for c := s.timers.due(now); c != nil; c = s.timers.due(now) {
 		s.event(c, c.tcp.Tick(now))
 	}
@@ -137,36 +144,36 @@ func (s *shard) unlock() {
 	s.mu.Unlock()
 }
 
-// input takes one frame in.
-func (s *shard) input(d afxdp.Desc, now tcp.Time) {
-	record, first := s.record(d)
+// input takes one frame in, with the handshake record that came with it (nil: none).
+func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 	p := &s.packet
-	if wire.Parse(s.link.Frame(d), p) != nil {
+	if wire.Parse(frame, p) != nil {
 		s.stats.BadFrames++
 		return
 	}
-	s.stats.SegmentsIn++
-	s.stats.BytesIn += uint64(p.Segment.PayloadLen)
 	if !s.checksumOK(p) {
 		s.stats.BadChecksums++
 		return
 	}
-	// XDP reads its table while another CPU may be reusing the entry: the record must fit the segment.
-	first = first && record.Iss+1 == p.Segment.Ack
 	c := s.conns[p.Flow]
-	if c != nil && p.Segment.Flags&(wire.SYN|wire.ACK) == wire.SYN && c.reusable(&p.Segment) {
+	if c == nil {
+		if owner := s.engine.owners.claim(p.Flow, s); owner != s {
+			s.stray(owner, frame, record)
+			return
+		}
+	}
+	s.stats.SegmentsIn++
+	s.stats.BytesIn += uint64(p.Segment.PayloadLen)
+	if c == nil {
+		if c = s.admit(p, record, now); c == nil {
+			s.engine.owners.release(p.Flow)
+			return
+		}
+	}
+	if p.Segment.Flags&(wire.SYN|wire.ACK) == wire.SYN && c.reusable(&p.Segment) {
 		s.forget(c)
 		s.answerSYN(p)
 		return
-	}
-	if c == nil {
-		if !first {
-			s.noConnection(p)
-			return
-		}
-		if c = s.open(p, &record, now); c == nil {
-			return
-		}
 	}
 	if c.inWaiting {
 		if c.tcp.State() == tcp.StateClosed {
@@ -179,6 +186,14 @@ func (s *shard) input(d afxdp.Desc, now tcp.Time) {
 		}
 	}
 	s.event(c, c.tcp.Input(&p.Segment, now))
+}
+
+// stray hands a frame to the shard that has its flow.
+func (s *shard) stray(owner *shard, frame []byte, record *bpf.Handshake) {
+	s.stats.Strays++
+	if !owner.handOver(frame, record) {
+		s.stats.StraysLost++
+	}
 }
 
 func (s *shard) checksumOK(p *wire.Packet) bool {
@@ -209,9 +224,11 @@ func (s *shard) noConnection(p *wire.Packet) {
 	s.send(&t, &s.out)
 }
 
-// open makes the connection that a handshake record announces. nil: refused, and counted.
-func (s *shard) open(p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn {
-	if s.engine.stopping() {
+// admit makes the connection that a handshake record announces. nil: there is no record, or the
+// connection is refused; both are counted.
+func (s *shard) admit(p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn {
+	// XDP reads its table while another CPU may be reusing the entry: the record must fit the segment.
+	if record == nil || record.Iss+1 != p.Segment.Ack || s.engine.stopping() {
 		s.noConnection(p)
 		return nil
 	}
@@ -333,6 +350,7 @@ func (s *shard) forget(c *Conn) {
 	s.timers.remove(c)
 	delete(s.conns, c.flow)
 	s.deleteFlow(c.flow)
+	s.engine.owners.release(c.flow) // last: whoever claims the flow now must find XDP's table clean
 }
 
 func (s *shard) deleteFlow(f wire.Flow) {

@@ -26,6 +26,9 @@ type Stats struct {
 	NoConnection    uint64 // segments of no connection
 	Swept           uint64 // flows deleted that never became a connection
 
+	Strays     uint64 // frames that came on another queue than their connection's, and were handed over
+	StraysLost uint64 // of those, the ones that found too many waiting
+
 	SegmentsIn, SegmentsOut uint64
 	BytesIn, BytesOut       uint64 // payload, retransmissions included
 	PureAcksOut             uint64 // segments that carry nothing but an acknowledgment
@@ -55,7 +58,7 @@ func (st *Stats) add(o *Stats) {
 		{&st.Opened, &o.Opened}, {&st.ClosedClean, &o.ClosedClean}, {&st.ClosedReset, &o.ClosedReset},
 		{&st.ClosedTimeout, &o.ClosedTimeout}, {&st.ClosedAborted, &o.ClosedAborted},
 		{&st.RefusedBacklog, &o.RefusedBacklog}, {&st.RefusedListener, &o.RefusedListener},
-		{&st.SynAcks, &o.SynAcks}, {&st.NoConnection, &o.NoConnection}, {&st.Swept, &o.Swept},
+		{&st.SynAcks, &o.SynAcks}, {&st.NoConnection, &o.NoConnection}, {&st.Swept, &o.Swept}, {&st.Strays, &o.Strays}, {&st.StraysLost, &o.StraysLost},
 		{&st.SegmentsIn, &o.SegmentsIn}, {&st.SegmentsOut, &o.SegmentsOut}, {&st.BytesIn, &o.BytesIn},
 		{&st.BytesOut, &o.BytesOut}, {&st.PureAcksOut, &o.PureAcksOut}, {&st.ResetsOut, &o.ResetsOut},
 		{&st.Retransmits, &o.Retransmits}, {&st.BadFrames, &o.BadFrames},

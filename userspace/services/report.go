@@ -80,7 +80,7 @@ type Totals struct {
 	BytesOut    uint64 `json:"bytes_out"`
 	PureAcksOut uint64 `json:"pure_acks_out"` // segments that only acknowledge
 	ResetsOut   uint64 `json:"resets_out"`
-	Retransmits uint64 `json:"retransmits"` // segments, of connections that have ended
+	Retransmits uint64 `json:"retransmits"` // segments sent again
 }
 
 // handshaker is a connection that knows how it came to be: *userspace.Conn.
