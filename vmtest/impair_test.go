@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/perf"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/xdptcp/xdptcp/vmtest/lab"
@@ -81,6 +82,10 @@ func impair(t *testing.T, l *lab.Lab, im impairment) *wire {
 		}
 	})
 	if err := l.Client.Do(func() (err error) {
+		// Or the tcx program would see, and lose, bundles of up to 64 KiB that are cut behind it.
+		if err = netlink.LinkSetGSOMaxSegs(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: l.Client.IfIndex}}, 1); err != nil {
+			return err
+		}
 		if inLink, err = link.AttachXDP(link.XDPOptions{Program: in, Interface: l.Client.IfIndex, Flags: link.XDPDriverMode}); err != nil {
 			return err
 		}

@@ -48,7 +48,8 @@ func TestTransfersSurviveABadWire(t *testing.T) {
 					}
 					t.Logf("%s: %v; so far %d frames lost, %d overtaken", way.name, time.Since(start).Round(time.Millisecond), im.dropped(t), im.delayed(t))
 				}
-				if w.drop > 0 && im.dropped(t) < 20 || w.delay > 0 && im.delayed(t) < 20 {
+				// Some 40 of each at the least are to be expected.
+				if w.drop > 0 && im.dropped(t) < 12 || w.delay > 0 && im.delayed(t) < 12 {
 					t.Errorf("%d frames lost and %d overtaken: the wire was not bad", im.dropped(t), im.delayed(t))
 				}
 			})

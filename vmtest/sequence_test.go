@@ -4,6 +4,7 @@ package vmtest
 
 import (
 	"io"
+	"net/http"
 	"testing"
 	"time"
 
@@ -78,6 +79,8 @@ func TestAcknowledgmentsRideOnData(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			tap := record(t, l)
 			client := httpClient(t, l, patience)
+			// Or a busy machine has it dial again before it knows that the connection is idle.
+			client.Transport.(*http.Transport).MaxConnsPerHost = 1
 			for range requests {
 				if _, err := fetch(client, f.url("/bytes?n=100")); err != nil {
 					t.Fatal(err)
@@ -89,13 +92,14 @@ func TestAcknowledgmentsRideOnData(t *testing.T) {
 
 			// Between an ACK of its own and the request it acknowledges there must be the delayed-ACK
 			// time-out: the answer came too late to carry it.
-			var syns, responses, pure int
+			var responses, pure int
+			var syns []segment
 			var asked time.Time
 			fin := false
 			for _, s := range tr {
 				switch {
 				case s.outgoing && s.flags == flagSYN:
-					syns++
+					syns = append(syns, s)
 				case s.outgoing && s.flags&flagFIN != 0:
 					fin = true
 				case s.outgoing && len(s.payload) > 0:
@@ -109,8 +113,8 @@ func TestAcknowledgmentsRideOnData(t *testing.T) {
 					}
 				}
 			}
-			if syns != 1 || responses < requests {
-				t.Errorf("%d connections and %d segments with answers; want 1 and at least %d", syns, responses, requests)
+			if len(syns) != 1 || responses < requests {
+				t.Errorf("SYNs %v, %d segments with answers; want one SYN and at least %d answers", syns, responses, requests)
 			}
 			t.Logf("%d requests, %d answers, %d pure ACKs", requests, responses, pure)
 		})
