@@ -60,7 +60,7 @@ e2e: ## end-to-end tests in network namespaces, with the race detector
 
 .PHONY: bench
 bench: ## nanoseconds per packet of the XDP program, net of the harness
-	$(GO) test -run '^$$' -bench '^BenchmarkXDP$$' -benchtime 1x ./bpf
+	$(GO) test -run '^$$' -bench '^BenchmarkXDP$$' ./bpf
 
 .PHONY: clean
 clean: ## remove what build made
