@@ -16,7 +16,7 @@ import (
 // flowTable gives the engine XDP's two flow tables as one: userspace.FlowTable.
 type flowTable struct {
 	flows4, flows6 *ebpf.Map
-	keys           *bpf.CookieKeys
+	keys           *keyring
 }
 
 // Delete forgets a flow; that there is none is not an error.
@@ -61,8 +61,8 @@ func (t *flowTable) Flows(f func(wire.Flow) bool) error {
 	return nil
 }
 
-// Keys are the cookie keys in use.
-func (t *flowTable) Keys() *bpf.CookieKeys { return t.keys }
+// Keys are the cookie keys in use; not to be changed.
+func (t *flowTable) Keys() *bpf.CookieKeys { return t.keys.current.Load() }
 
 // netPort is a port as it lies in a packet.
 func netPort(port uint16) uint16 {

@@ -3,13 +3,13 @@
 package loader
 
 import (
-	"crypto/rand"
-	"encoding/binary"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -40,6 +40,8 @@ type Options struct {
 	Services  []Service
 	Mode      Mode // "" is Auto
 	Flows     int  // capacity of each flow table; 0: DefaultFlows
+	// KeyRotation is how often the cookie's key changes. 0: DefaultKeyRotation; below: never.
+	KeyRotation time.Duration
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
 	Log      *slog.Logger // nil: slog.Default
@@ -57,6 +59,9 @@ type Responder struct {
 	mode    Mode
 	close   sync.Once
 
+	stopRotation context.CancelFunc // nil: no rotation
+	rotation     sync.WaitGroup
+
 	link link.Link // kept: one that the garbage collector takes detaches the program
 }
 
@@ -65,6 +70,9 @@ type Responder struct {
 func Prepare(opts Options) (_ *Responder, err error) {
 	if opts.Flows == 0 {
 		opts.Flows = DefaultFlows
+	}
+	if opts.KeyRotation == 0 {
+		opts.KeyRotation = DefaultKeyRotation
 	}
 	if opts.Log == nil {
 		opts.Log = slog.Default()
@@ -167,27 +175,19 @@ func (r *Responder) load() error {
 	if err := spec.LoadAndAssign(&r.objects, nil); err != nil {
 		return explainLoad(err)
 	}
-	keys, err := newKeys()
+	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) })
 	if err != nil {
 		return err
 	}
-	if err := r.objects.Keys.Put(uint32(0), keys); err != nil {
-		return fmt.Errorf("map keys: %w", err)
-	}
 	r.flows = flowTable{flows4: r.objects.Flows4, flows6: r.objects.Flows6, keys: keys}
-	return tables.write(&r.objects)
-}
-
-// newKeys makes the cookie's keys. They are never logged.
-func newKeys() (*bpf.CookieKeys, error) {
-	var random [4]uint64
-	if err := binary.Read(rand.Reader, binary.NativeEndian, &random); err != nil {
-		return nil, fmt.Errorf("random keys: %w", err)
+	if r.opts.KeyRotation > 0 {
+		ctx, stop := context.WithCancel(context.Background())
+		r.stopRotation = stop
+		r.rotation.Go(func() {
+			keys.run(ctx, r.opts.KeyRotation, func(err error) { r.log.Error("key rotation; the old key stays", "err", err) })
+		})
 	}
-	k := &bpf.CookieKeys{Current: 0, Valid: 1}
-	k.Key[0] = bpf.SiphashKey{K0: random[0], K1: random[1]}
-	k.Timestamp = bpf.SiphashKey{K0: random[2], K1: random[3]}
-	return k, nil
+	return tables.write(&r.objects)
 }
 
 // Attach is the last step: from its return on XDP answers. In Auto mode a driver that can't do
@@ -234,6 +234,10 @@ func (r *Responder) Close() {
 			if err := s.Close(); err != nil {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
 			}
+		}
+		if r.stopRotation != nil {
+			r.stopRotation()
+			r.rotation.Wait()
 		}
 		_ = r.objects.Close() // only closes file descriptors
 		r.release()

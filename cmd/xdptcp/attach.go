@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,12 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 			if opts.loader.Flows < 1 {
 				return errUsage{fmt.Errorf("--flows %d: want at least 1", opts.loader.Flows)}
 			}
+			if r := opts.loader.KeyRotation; r != 0 && r < time.Second {
+				return errUsage{fmt.Errorf("--key-rotation %v: want at least 1s, or 0 for never: a client has one to two periods to finish its handshake", r)}
+			}
+			if opts.loader.KeyRotation == 0 {
+				opts.loader.KeyRotation = -1 // what 0 means on the command line
+			}
 			d, err := startDaemon(opts, e.log)
 			if err != nil {
 				return err
@@ -65,6 +72,7 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 	flags.StringVar(&mode, "mode", "auto", "how to run XDP: auto, native or generic; auto falls back to generic with a warning")
 	flags.StringVar(&opts.metrics, "metrics", "127.0.0.1:9400", "`ADDR:PORT` for Prometheus; empty for none")
 	flags.IntVar(&opts.loader.Flows, "flows", loader.DefaultFlows, "`capacity` of each flow table, IPv4 and IPv6")
+	flags.DurationVar(&opts.loader.KeyRotation, "key-rotation", loader.DefaultKeyRotation, "`period` after which the cookie's key changes; 0 for never")
 	flags.BoolVar(&opts.loader.Takeover, "takeover", false, "take new connections to ports that a kernel socket holds")
 	return cmd
 }

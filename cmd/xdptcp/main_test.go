@@ -27,6 +27,8 @@ func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
 		{"attach eth0 --listen :0=http", `port "0"`},
 		{"attach eth0 --listen :80=http --listen :80=echo", "port 80 is given twice"},
 		{"attach eth0 --flows 0", "--flows 0"},
+		{"attach eth0 --key-rotation 10ms", "--key-rotation 10ms: want at least 1s"},
+		{"attach eth0 --key-rotation often", "--key-rotation"},
 		{"status a b", `"b" is too much`},
 		{"status --log-level loud", `--log-level "loud"`},
 		{"status --log-format xml", `--log-format "xml"`},
