@@ -15,7 +15,7 @@ const volatile __u16 cfg_window = 65535; /* window of the SYN/ACK, never 0 */
  * field, for hardware that never comes. Such a sum is accepted where this is set. */
 const volatile bool cfg_partial_checksums = true;
 /* The services as the operator gave them: not read here, but by whoever asks what is attached. */
-const volatile char cfg_services[1024] __attribute__((used)) = {};
+const volatile char cfg_services[4096] __attribute__((used)) = {};
 
 /* Almost every packet of a real host ends at this table, so it is an array (the JIT inlines the
  * lookup). Index: destination port, network byte order. Value: bit set of services. */

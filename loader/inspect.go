@@ -17,8 +17,9 @@ import (
 
 const programName = "xdptcp"
 
-// servicesSize is the room for the description of the services in the program: cfg_services.
-const servicesSize = 1024
+// servicesSize is the room for the description of the services in the program: cfg_services. It is
+// enough for as many services as there may be.
+const servicesSize = 4096
 
 // describe writes the services into the program's constants, for Inspect to find.
 func describe(services []Service) (text [servicesSize]byte) {

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 	"testing"
@@ -124,6 +125,26 @@ func TestTheTablesHoldTwoHundredAddressesOfEachKind(t *testing.T) {
 		if tables.lookup(a, 80) != 1 {
 			t.Errorf("%v is not found", a)
 		}
+	}
+}
+
+func TestTheProgramHasRoomToDescribeAllServices(t *testing.T) {
+	var services []Service
+	for i := range bpf.MaxServices {
+		services = append(services, Service{
+			Addr: netip.MustParseAddr("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"), Port: uint16(65535 - i), Action: "discard",
+		})
+	}
+	text := describe(services)
+	if end := bytes.IndexByte(text[:], 0); !strings.HasSuffix(string(text[:max(0, end)]), services[len(services)-1].String()) {
+		t.Errorf("the description is cut off after %d bytes", end)
+	}
+	spec, err := bpf.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := spec.Variables["cfg_services"].Size(); got != servicesSize {
+		t.Errorf("the program has %d bytes for it, the loader writes %d", got, servicesSize)
 	}
 }
 

@@ -68,6 +68,7 @@ type Engine struct {
 	shards []*shard
 	loops  sync.WaitGroup
 	stop   chan struct{}
+	lost   chan error
 	closed sync.Once
 	owners owners
 
@@ -111,6 +112,7 @@ func New(cfg Config) (*Engine, error) {
 		log:       cfg.Log,
 		clock:     newClock(),
 		stop:      make(chan struct{}),
+		lost:      make(chan error, len(cfg.Links)),
 		listeners: make(map[netip.AddrPort]*Listener),
 	}
 	for queue, link := range cfg.Links {
@@ -229,6 +231,10 @@ func (e *Engine) knows(f wire.Flow) bool {
 	}
 	return false
 }
+
+// Lost tells of queues that can't be served any more, mostly because their interface is gone. Their
+// connections have been reset; Close remains to be called.
+func (e *Engine) Lost() <-chan error { return e.lost }
 
 func (e *Engine) stopping() bool {
 	select {

@@ -3,6 +3,7 @@
 package userspace
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -63,8 +64,8 @@ func (s *shard) loop() {
 		timeout := s.timeout()
 		s.mu.Unlock()
 		if _, err := s.link.Wait(timeout); err != nil {
-			s.engine.log.Error("queue lost: its connections are reset", "queue", s.queue, "err", err)
 			s.abortConns()
+			s.engine.lost <- fmt.Errorf("queue %d is lost: %w", s.queue, err)
 			return
 		}
 		select {

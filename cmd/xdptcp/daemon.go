@@ -55,7 +55,9 @@ type daemon struct {
 // After an error nothing is left.
 func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	d := &daemon{log: log, opts: opts, failed: make(chan error, 8), cancel: cancel}
+	// Every service and the metrics may fail, and none must wait to tell.
+	failed := make(chan error, len(opts.loader.Services)+1)
+	d := &daemon{log: log, opts: opts, failed: failed, cancel: cancel}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -129,6 +131,8 @@ func (d *daemon) wait(ctx context.Context) error {
 		return nil
 	case err := <-d.failed:
 		return err
+	case err := <-d.engine.Lost():
+		return fmt.Errorf("interface %s: %w", d.responder.Interface(), err)
 	}
 }
 

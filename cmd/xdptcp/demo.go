@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/xdptcp/xdptcp/loader"
+	"github.com/xdptcp/xdptcp/userspace/services"
 	"github.com/xdptcp/xdptcp/vmtest/lab"
 )
 
@@ -110,6 +112,10 @@ func demoFetch(ctx context.Context, out io.Writer, l *lab.Lab, server netip.Addr
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
 		return fmt.Errorf("the client's fetch: %w", err)
 	}
+	var report services.Report
+	if err := json.Unmarshal(body, &report); err != nil || report.Connection == nil {
+		return fmt.Errorf("the client's fetch: %s: no report of the connection (%v): %.200s", resp.Status, err, body)
+	}
 	select { // the last FIN and its ACK are still on their way
 	case <-time.After(50 * time.Millisecond):
 	case <-ctx.Done():
@@ -122,7 +128,7 @@ func demoFetch(ctx context.Context, out io.Writer, l *lab.Lab, server netip.Addr
 	for p := range tap.Packets() {
 		packets = append(packets, p)
 	}
-	if err := writeLadder(out, packets); err != nil {
+	if err := writeLadder(out, packets, report.Connection.AnsweredBy); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(out, "\n  GET %s: %s, %d bytes in %v\n\n", url, resp.Status, len(body), took.Round(time.Microsecond))

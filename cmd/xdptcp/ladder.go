@@ -40,7 +40,8 @@ func rungs(packets []lab.Packet) []rung {
 
 // writeLadder draws a connection: the client on the left, on the wire what the tap saw, with the
 // sequence numbers as they were, xdptcp on the right, with who answered and how long it took.
-func writeLadder(out io.Writer, packets []lab.Packet) error {
+// answeredBy is what xdptcp says of that: "xdp" or "engine".
+func writeLadder(out io.Writer, packets []lab.Packet, answeredBy string) error {
 	list := rungs(packets)
 	p := printer{out: out}
 	if len(list) == 0 {
@@ -52,7 +53,7 @@ func writeLadder(out io.Writer, packets []lab.Packet) error {
 	flow := list[0].flow
 	p.printf("  client %v, xdptcp %v\n\n", flow.RemoteAddr(), flow.LocalAddr())
 	p.printf(row, "", "client", pad("wire", width), "xdptcp")
-	var n narrator
+	n := narrator{answeredBy: answeredBy}
 	for _, r := range list {
 		at := "+" + r.time.Sub(list[0].time).Round(time.Microsecond).String()
 		client, server := n.say(r)
@@ -85,6 +86,7 @@ func describeSegment(s *wire.Segment) string {
 
 // narrator says what each segment of a connection means to either side.
 type narrator struct {
+	answeredBy  string
 	syn, synack *rung
 	opened      bool
 }
@@ -100,9 +102,9 @@ func (n *narrator) say(r rung) (client, server string) {
 	case s.Flags.Has(wire.SYN):
 		n.synack = &r
 		if n.syn == nil {
-			return "", "XDP: cookie as ISN"
+			return "", n.answerer() + ": cookie as ISN"
 		}
-		return "", fmt.Sprintf("XDP: cookie as ISN, %v after the SYN", r.time.Sub(n.syn.time).Round(time.Microsecond))
+		return "", fmt.Sprintf("%s: cookie as ISN, %v after the SYN", n.answerer(), r.time.Sub(n.syn.time).Round(time.Microsecond))
 	case r.fromClient && !n.opened && n.synack != nil && s.Ack == n.synack.seg.Seq+1:
 		n.opened = true
 		return "is connected", "XDP: cookie valid, flow opened"
@@ -118,6 +120,13 @@ func (n *narrator) say(r rung) (client, server string) {
 		return "", "engine: closes, a FIN takes a number"
 	}
 	return "", "engine: ACK"
+}
+
+func (n *narrator) answerer() string {
+	if n.answeredBy == "xdp" {
+		return "XDP"
+	}
+	return n.answeredBy
 }
 
 // printer keeps the first error of many prints.

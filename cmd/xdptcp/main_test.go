@@ -78,7 +78,7 @@ func TestTheLadderShowsTheNumbersOfTheWireAndWhoAnswered(t *testing.T) {
 		packet(30*time.Microsecond, true, wire.ACK, 501, 9001, 0),
 		packet(40*time.Microsecond, true, wire.ACK|wire.PSH, 501, 9001, 10),
 		packet(50*time.Microsecond, false, wire.ACK|wire.PSH, 9001, 511, 5),
-	})
+	}, "xdp")
 	if err != nil {
 		t.Fatal(err)
 	}
