@@ -5,6 +5,7 @@ package bpf
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -86,6 +87,7 @@ func (c benchmark) run(b *testing.B, f family) {
 		for _, s := range segments {
 			key, table := p.flowKey(s.src, s.dst)
 			must(b, table.Put(key, Handshake{Magic: HandshakeMagic, Iss: s.ack - 1001, Irs: s.seq - 1}))
+			p.countFlow(s, 1)
 		}
 	}
 	repeat := 1 << 18
@@ -118,7 +120,25 @@ func (p *program) deleteFlows(segments []segment) {
 		if err := table.Delete(key); err != nil {
 			return
 		}
+		p.countFlow(s, -1)
 	}
+}
+
+// countFlow does for the sketch what whoever inserts or deletes a flow has to do.
+func (p *program) countFlow(s segment, n int32) {
+	cell := sketchCell(s.src, s.dst, bits.Len32(p.Sketch.MaxEntries())-1)
+	var count uint32
+	must(p.tb, p.Sketch.Lookup(cell, &count))
+	must(p.tb, p.Sketch.Put(cell, count+uint32(n)))
+}
+
+func sketchCell(remote, local netip.AddrPort, bits int) uint32 {
+	var words []uint32
+	for b := slices.Concat(remote.Addr().AsSlice(), local.Addr().AsSlice()); len(b) > 0; b = b[4:] {
+		words = append(words, binary.NativeEndian.Uint32(b))
+	}
+	ports := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, remote.Port()), local.Port())
+	return SketchCell(words, binary.NativeEndian.Uint32(ports), bits)
 }
 
 func benchmarkSipHash(b *testing.B) {

@@ -33,6 +33,13 @@ type (
 	// Local4 and Local6 are slots of the local-address tables.
 	Local4 = objectLocal4
 	Local6 = objectLocal6
+	// Prefix4 and Prefix6 are keys of the LPM tries.
+	Prefix4 = objectPrefix4
+	Prefix6 = objectPrefix6
+	// Control is what changes while the program runs: the one value of the `controls` map.
+	Control = objectControl
+	// Shield is one CPU's value in the `shields` map.
+	Shield = objectShield
 	// Objects are the loaded program and its maps.
 	Objects = objectObjects
 )
@@ -57,6 +64,12 @@ const (
 	HandshakeTimestamps = uint8(objectHandshakeFlagsHS_TIMESTAMPS)
 )
 
+// What a prefix of the lists says: values of lists4 and lists6.
+const (
+	ListAllow = uint32(objectListedLIST_ALLOW)
+	ListDeny  = uint32(objectListedLIST_DENY)
+)
+
 // Load reads the compiled program for this machine's byte order. Its Variables are the cfg_*
 // constants of config.h, to be set before the program is loaded into the kernel.
 func Load() (*ebpf.CollectionSpec, error) { return loadObject() }
@@ -64,6 +77,23 @@ func Load() (*ebpf.CollectionSpec, error) { return loadObject() }
 // LocalSlot is the first slot that an address may be in; word is the IPv4 address as it lies in
 // memory, or the four words of an IPv6 address XORed. Twin of local_slot in config.h.
 func LocalSlot(word uint32) uint32 { return word * 0x9e3779b1 >> 22 }
+
+// SketchCell is the cell of the flow sketch that counts this flow, of 1<<bits cells; words are remote and
+// local address as they lie in the packet, each one or four words, and ports the remote and the local
+// port likewise. Twin of sketch_cell in flows.h.
+func SketchCell(words []uint32, ports uint32, bits int) uint32 {
+	join := func(i int) uint64 {
+		var b [8]byte
+		binary.NativeEndian.PutUint32(b[:], words[i])
+		binary.NativeEndian.PutUint32(b[4:], words[i+1])
+		return binary.NativeEndian.Uint64(b[:])
+	}
+	x := join(0)
+	if len(words) == 8 {
+		x = (x^join(4))*0xbf58476d1ce4e5b9 + (join(2) ^ join(6))
+	}
+	return uint32((x ^ uint64(ports)<<16) * 0x94d049bb133111eb >> (64 - bits))
+}
 
 // EncodeHandshake writes a handshake record as it lies in memory: the inverse of DecodeHandshake.
 func EncodeHandshake(meta []byte, h *Handshake) {

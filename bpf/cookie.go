@@ -31,10 +31,14 @@ type Offer struct {
 
 // MakeCookie is the twin of cookie_make in cookie.h: the ISN and TSval that answer a SYN with
 // sequence number irs at tick now (CLOCK_MONOTONIC ns >> TickShift). The offer comes back as it is
-// granted: without timestamps, small window scales are not.
+// granted: without timestamps, small window scales are not; with strict keys neither scale nor SACK is.
 func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, granted Offer) {
 	generation := k.Current & (keyGenerations - 1)
-	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(o, irs))
+	peer := cookiePeer(k, o.Remote, o.Local)
+	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(peer, irs))
+	if k.Strict != 0 && !o.Timestamps {
+		o.SACK, o.WScale = false, -1
+	}
 	opts := mssClass(o.MSS) << 3
 	if o.SACK {
 		opts |= 1
@@ -45,7 +49,7 @@ func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, gra
 		if int32(ticks-now) > 0 {
 			ticks -= tsOptionMask + 1
 		}
-		tsval = TimestampOffset(k, o.Remote, o.Local) + ticks
+		tsval = uint32(peer) + ticks
 		opts |= scale >> tsOptionBits << 1
 	} else {
 		class := wscaleClass(o.WScale)
@@ -65,12 +69,16 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 	if k.Valid>>generation&1 == 0 {
 		return Handshake{}, DropExpiredKey
 	}
-	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(o, irs))
+	peer := cookiePeer(k, o.Remote, o.Local)
+	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(peer, irs))
 	opts := cookieMAC(hash, o.Timestamps) ^ iss
 	if opts>>8 != 0 {
 		return Handshake{}, DropBadCookie
 	}
 	opts >>= 2
+	if k.Strict != 0 && !o.Timestamps && opts&7 != 0 {
+		return Handshake{}, DropBadCookie
+	}
 	h := Handshake{Magic: HandshakeMagic, Iss: iss, Irs: irs, Mss: mssClasses[opts>>3&7]}
 	if opts&1 != 0 {
 		h.Flags |= HandshakeSACK
@@ -83,7 +91,7 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 		}
 		return h, RedirectOpened
 	}
-	h.TsOffset = TimestampOffset(k, o.Remote, o.Local)
+	h.TsOffset = uint32(peer)
 	sent := o.TSEcr - h.TsOffset
 	if now-sent >= CookieLifeTicks {
 		return Handshake{}, DropBadTimestamp
@@ -99,7 +107,11 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 
 // TimestampOffset is what our timestamps towards this peer start from.
 func TimestampOffset(k *CookieKeys, remote, local netip.AddrPort) uint32 {
-	return uint32(siphash(&k.Timestamp, 1, 3, appendTuple(nil, remote, local)))
+	return uint32(cookiePeer(k, remote, local))
+}
+
+func cookiePeer(k *CookieKeys, remote, local netip.AddrPort) uint64 {
+	return siphash(&k.Timestamp, 1, 3, appendTuple(nil, remote, local))
 }
 
 func cookieMAC(hash uint64, timestamps bool) uint32 {
@@ -138,8 +150,8 @@ func appendTuple(b []byte, remote, local netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(b, local.Port())
 }
 
-func cookieMessage(o Offer, irs uint32) []byte {
-	return binary.BigEndian.AppendUint32(appendTuple(nil, o.Remote, o.Local), irs)
+func cookieMessage(peer uint64, irs uint32) []byte {
+	return binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint64(nil, peer), irs)
 }
 
 // siphash is SipHash-c-d of msg, whose length is a multiple of 4. The program loads its words in the

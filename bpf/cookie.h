@@ -12,21 +12,24 @@
  *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms) and its two lowest
  *                    bits are replaced by the low bits of the window scale, never ahead of now
  *
- * MAC:    SipHash-2-4 over addresses, ports and the client's ISN, under the key of generation gen.
- *         2-4 because this is the only thing between a forger and a connection. It sits in the
- *         high bits of the ISN, so that a blind attacker who must hit a window of 2^16 in our
- *         sequence space (RFC 5961, 1.1) still has to try all of 2^16 windows.
- * offset: SipHash-1-3 over addresses and ports, under a key that never rotates. It must not
- *         depend on the client's ISN nor on the generation: a client that reuses a port out of its
- *         TIME-WAIT drops a SYN/ACK whose TSval is older than the last one it saw (PAWS,
- *         RFC 7323, 5.2), so our timestamps must grow over all connections of the same ports.
- *         1-3 because it only adds to what the MAC already demands.
+ * peer:   SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low
+ * half is the offset. That must not depend on the client's ISN nor on the generation: a client that
+ * reuses a port out of its TIME-WAIT drops a SYN/ACK whose TSval is older than the last one it saw
+ * (PAWS, RFC 7323, 5.2), so our timestamps must grow over all connections of the same ports. 1-3,
+ * because it only adds to what the MAC already demands. MAC:    SipHash-2-4 over peer and the
+ * client's ISN, under the key of generation gen. 2-4 because this is the only thing between a
+ * forger and a connection. Hashing peer instead of the addresses saves IPv6 half of the rounds; two
+ * connections with the same 64 bits would share their cookies, but nobody can tell which ones those
+ * are without the key. It sits in the high bits of the ISN, so that a blind attacker who must hit a
+ * window of 2^16 in our sequence space (RFC 5961, 1.1) still has to try all of 2^16 windows.
  *
  * What a forged connection costs, in expected ACKs, when addresses are spoofed:
  *   without timestamps  2^24                    (the MAC; the generation is known or tried thrice)
  *   with timestamps     2^24 * 2^32/2^16 = 2^40 (MAC, and a TSecr that decodes to the last 2^16
  *                                                ticks; all values of its two option bits count)
- *   A forger is free to choose the cheaper one, whatever the service's clients use.
+ *   A forger is free to choose the cheaper one, whatever the service's clients use. Strict cookies
+ *   make that one dearer, 2^27: without timestamps, window scale and SACK are given up, and their
+ *   bits must come back as zeros.
  *
  * The handshake without timestamps uses other bits of the same hash, so that an ACK whose
  * timestamps were stripped on the way does not pass for the other kind.
@@ -96,21 +99,7 @@ struct tuple {
 	__u32 v6;      /* compile-time constant after inlining */
 };
 
-static __always_inline __u64 cookie_hash(const struct siphash_key *k, const struct tuple *t,
-					 __be32 irs)
-{
-	__u64 ports_irs = join(t->ports, irs);
-
-	if (t->v6) {
-		__u64 w[6] = { t->word[0], t->word[1], t->word[2],
-			       t->word[3], ports_irs,  40ull << 56 };
-		return siphash(k, w, 6, 2, 4);
-	}
-	__u64 w[3] = { t->word[0], ports_irs, 16ull << 56 };
-	return siphash(k, w, 3, 2, 4);
-}
-
-static __always_inline __u32 timestamp_offset(const struct siphash_key *k, const struct tuple *t)
+static __always_inline __u64 cookie_peer(const struct siphash_key *k, const struct tuple *t)
 {
 	if (t->v6) {
 		__u64 w[5] = { t->word[0], t->word[1], t->word[2], t->word[3],
@@ -121,6 +110,13 @@ static __always_inline __u32 timestamp_offset(const struct siphash_key *k, const
 	return siphash(k, w, 2, 1, 3);
 }
 
+static __always_inline __u64 cookie_hash(const struct siphash_key *k, __u64 peer, __be32 irs)
+{
+	__u64 w[2] = { peer, irs | 12ull << 56 };
+
+	return siphash(k, w, 2, 2, 4);
+}
+
 static __always_inline struct cookie_keys *cookie_keys(void)
 {
 	__u32 zero = 0;
@@ -128,7 +124,7 @@ static __always_inline struct cookie_keys *cookie_keys(void)
 	return bpf_map_lookup_elem(&keys, &zero);
 }
 
-/* The coarse clock costs a tenth of the fine one and never runs ahead of it. */
+/* CLOCK_MONOTONIC; its coarse edition costs a tenth of the fine one and never runs ahead of it. */
 static __always_inline __u64 now_ticks(void)
 {
 	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
@@ -142,28 +138,33 @@ static __always_inline __u32 cookie_mac(__u64 hash, bool timestamps)
 
 /*
  * Makes ISN and TSval for a SYN. o says what the client offered, and is changed to what it gets
- * (window scale without timestamps). irs is in network byte order.
+ * (window scale and SACK without timestamps). irs is in network byte order, now in ticks.
  */
-static __always_inline __u32 cookie_make(struct cookie_keys *k, const struct tuple *t, __be32 irs,
-					 struct options *o, __u32 *tsval)
+static __always_inline __u32 cookie_make(const struct cookie_keys *k, const struct tuple *t,
+					 __be32 irs, __u32 now, struct options *o, __u32 *tsval)
 {
 	__u32 generation = k->current & (KEY_GENERATIONS - 1);
-	__u64 hash = cookie_hash(&k->key[generation], t, irs);
+	__u64 peer = cookie_peer(&k->timestamp, t);
+	__u64 hash = cookie_hash(&k->key[generation], peer, irs);
 	bool timestamps = o->flags & HS_TIMESTAMPS;
 	__u32 opts = mss_to_class(o->mss) << 3 | !!(o->flags & HS_SACK);
 
 	if (timestamps) {
 		__u32 scale = o->flags & HS_WSCALE ? o->wscale + 1 : 0;
-		__u32 now = now_ticks();
 		__u32 ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
 
 		if ((__s32)(ticks - now) > 0)
 			ticks -= TS_OPTION_MASK + 1;
-		*tsval = timestamp_offset(&k->timestamp, t) + ticks;
+		*tsval = (__u32)peer + ticks;
 		opts |= scale >> TS_OPTION_BITS << 1;
 	} else {
 		__u32 class = o->flags & HS_WSCALE ? wscale_to_class(o->wscale) : 0;
 
+		if (k->strict) {
+			class = 0;
+			opts &= ~1u;
+			o->flags &= ~HS_SACK;
+		}
 		if (!class)
 			o->flags &= ~HS_WSCALE;
 		opts |= class << 1;
@@ -175,22 +176,25 @@ static __always_inline __u32 cookie_make(struct cookie_keys *k, const struct tup
  * Checks a final ACK: iss is what it acknowledges, irs what its own number says the client's ISN
  * was. Fills *h and returns REDIRECT_OPENED, or the reason of the refusal.
  */
-static __always_inline enum reason cookie_check(struct cookie_keys *k, const struct tuple *t,
-						__u32 iss, __u32 irs, const struct options *o,
-						struct handshake *h)
+static __always_inline enum reason cookie_check(const struct cookie_keys *k, const struct tuple *t,
+						__u32 iss, __u32 irs, __u32 now,
+						const struct options *o, struct handshake *h)
 {
 	__u32 generation = iss & (KEY_GENERATIONS - 1);
 	bool timestamps = o->flags & HS_TIMESTAMPS;
+	__u64 peer, hash;
 	__u32 opts, scale;
-	__u64 hash;
 
 	if (!(k->valid >> generation & 1))
 		return DROP_EXPIRED_KEY;
-	hash = cookie_hash(&k->key[generation], t, bpf_htonl(irs));
+	peer = cookie_peer(&k->timestamp, t);
+	hash = cookie_hash(&k->key[generation], peer, bpf_htonl(irs));
 	opts = cookie_mac(hash, timestamps) ^ iss;
 	if (opts >> 8)
 		return DROP_BAD_COOKIE;
 	opts >>= 2;
+	if (k->strict && !timestamps && opts & 7)
+		return DROP_BAD_COOKIE;
 
 	h->magic = HANDSHAKE_MAGIC;
 	h->iss = iss;
@@ -201,13 +205,12 @@ static __always_inline enum reason cookie_check(struct cookie_keys *k, const str
 	h->rtt_ticks = 0;
 	scale = opts >> 1 & 3;
 	if (timestamps) {
-		__u32 offset = timestamp_offset(&k->timestamp, t);
-		__u32 sent = bpf_ntohl(o->tsecr) - offset;
-		__u32 age = (__u32)now_ticks() - sent;
+		__u32 sent = bpf_ntohl(o->tsecr) - (__u32)peer;
+		__u32 age = now - sent;
 
 		if (age >= COOKIE_LIFE_TICKS)
 			return DROP_BAD_TIMESTAMP;
-		h->ts_offset = offset;
+		h->ts_offset = peer;
 		h->rtt_ticks = age;
 		h->flags |= HS_TIMESTAMPS;
 		scale = scale << TS_OPTION_BITS | (sent & TS_OPTION_MASK);

@@ -13,10 +13,19 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type objectControl struct {
+	_     structs.HostLayout
+	Lease uint64
+	Armed uint64
+	Owner uint64
+	Pid   uint64
+}
+
 type objectCookieKeys struct {
 	_         structs.HostLayout
 	Current   uint32
 	Valid     uint32
+	Strict    uint64
 	Key       [4]objectSiphashKey
 	Timestamp objectSiphashKey
 }
@@ -57,6 +66,13 @@ const (
 	objectHandshakeFlagsHS_TIMESTAMPS objectHandshakeFlags = 4
 )
 
+type objectListed uint32
+
+const (
+	objectListedLIST_ALLOW objectListed = 1
+	objectListedLIST_DENY  objectListed = 2
+)
+
 type objectLocal4 struct {
 	_        structs.HostLayout
 	Services uint64
@@ -68,6 +84,18 @@ type objectLocal6 struct {
 	_        structs.HostLayout
 	Services uint64
 	Addr     [4]uint32
+}
+
+type objectPrefix4 struct {
+	_    structs.HostLayout
+	Len  uint32
+	Addr uint32
+}
+
+type objectPrefix6 struct {
+	_    structs.HostLayout
+	Len  uint32
+	Addr [4]uint32
 }
 
 type objectReason uint32
@@ -95,8 +123,32 @@ const (
 	objectReasonDROP_NO_FLOW       objectReason = 19
 	objectReasonDROP_TABLE_FULL    objectReason = 20
 	objectReasonDROP_NO_ROOM       objectReason = 21
-	objectReasonREASON_COUNT       objectReason = 22
+	objectReasonPASS_NO_LEASE      objectReason = 22
+	objectReasonPASS_DISARMED      objectReason = 23
+	objectReasonPASS_PEACE         objectReason = 24
+	objectReasonPASS_KERNEL_FLOW   objectReason = 25
+	objectReasonPASS_HANDED_OVER   objectReason = 26
+	objectReasonREDIRECT_ICMP      objectReason = 27
+	objectReasonREDIRECT_SYNACK    objectReason = 28
+	objectReasonTX_RESET           objectReason = 29
+	objectReasonDROP_LAND          objectReason = 30
+	objectReasonDROP_DENIED        objectReason = 31
+	objectReasonDROP_REPLY_CAP     objectReason = 32
+	objectReasonDROP_RATE_LIMITED  objectReason = 33
+	objectReasonDROP_NO_ROUTE      objectReason = 34
+	objectReasonDROP_NO_SOCKET     objectReason = 35
+	objectReasonPASS_NO_LISTENER   objectReason = 36
+	objectReasonPASS_NOT_ASSIGNED  objectReason = 37
+	objectReasonREASON_COUNT       objectReason = 38
 )
+
+type objectShield struct {
+	_     structs.HostLayout
+	Epoch uint32
+	Syns  uint32
+	Quiet uint32
+	Up    uint32
+}
 
 type objectSiphashKey struct {
 	_  structs.HostLayout
@@ -104,27 +156,56 @@ type objectSiphashKey struct {
 	K1 uint64
 }
 
+type objectWindow struct {
+	_     structs.HostLayout
+	Epoch uint32
+	Count uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	objectMapControls            = "controls"
 	objectMapCounters            = "counters"
 	objectMapFlows4              = "flows4"
 	objectMapFlows6              = "flows6"
 	objectMapKeys                = "keys"
+	objectMapLists4              = "lists4"
+	objectMapLists6              = "lists6"
 	objectMapLocals4             = "locals4"
 	objectMapLocals6             = "locals6"
+	objectMapOpened              = "opened"
 	objectMapPorts               = "ports"
+	objectMapPrefixes4           = "prefixes4"
+	objectMapPrefixes6           = "prefixes6"
+	objectMapReplies             = "replies"
+	objectMapShields             = "shields"
+	objectMapSketch              = "sketch"
 	objectMapSockets             = "sockets"
 	objectProgXdptcp             = "xdptcp"
+	objectVarCfgAllowOnly        = "cfg_allow_only"
+	objectVarCfgKernel           = "cfg_kernel"
+	objectVarCfgLists            = "cfg_lists"
 	objectVarCfgMac              = "cfg_mac"
 	objectVarCfgMss4             = "cfg_mss4"
 	objectVarCfgMss6             = "cfg_mss6"
+	objectVarCfgOpenCap          = "cfg_open_cap"
+	objectVarCfgOutlive          = "cfg_outlive"
 	objectVarCfgPartialChecksums = "cfg_partial_checksums"
+	objectVarCfgPrefixes         = "cfg_prefixes"
+	objectVarCfgReplyCap         = "cfg_reply_cap"
+	objectVarCfgReplyFib         = "cfg_reply_fib"
+	objectVarCfgReset            = "cfg_reset"
 	objectVarCfgServices         = "cfg_services"
+	objectVarCfgShield           = "cfg_shield"
+	objectVarCfgShieldOff        = "cfg_shield_off"
+	objectVarCfgShieldOn         = "cfg_shield_on"
+	objectVarCfgSketchShift      = "cfg_sketch_shift"
 	objectVarCfgWindow           = "cfg_window"
 	objectVarCfgWscale           = "cfg_wscale"
 	objectVarExportFlags         = "export_flags"
+	objectVarExportListed        = "export_listed"
 	objectVarExportReason        = "export_reason"
 )
 
@@ -177,28 +258,51 @@ type objectProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectMapSpecs struct {
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Flows4   *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6   *ebpf.MapSpec `ebpf:"flows6"`
-	Keys     *ebpf.MapSpec `ebpf:"keys"`
-	Locals4  *ebpf.MapSpec `ebpf:"locals4"`
-	Locals6  *ebpf.MapSpec `ebpf:"locals6"`
-	Ports    *ebpf.MapSpec `ebpf:"ports"`
-	Sockets  *ebpf.MapSpec `ebpf:"sockets"`
+	Controls  *ebpf.MapSpec `ebpf:"controls"`
+	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Flows4    *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6    *ebpf.MapSpec `ebpf:"flows6"`
+	Keys      *ebpf.MapSpec `ebpf:"keys"`
+	Lists4    *ebpf.MapSpec `ebpf:"lists4"`
+	Lists6    *ebpf.MapSpec `ebpf:"lists6"`
+	Locals4   *ebpf.MapSpec `ebpf:"locals4"`
+	Locals6   *ebpf.MapSpec `ebpf:"locals6"`
+	Opened    *ebpf.MapSpec `ebpf:"opened"`
+	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	Prefixes4 *ebpf.MapSpec `ebpf:"prefixes4"`
+	Prefixes6 *ebpf.MapSpec `ebpf:"prefixes6"`
+	Replies   *ebpf.MapSpec `ebpf:"replies"`
+	Shields   *ebpf.MapSpec `ebpf:"shields"`
+	Sketch    *ebpf.MapSpec `ebpf:"sketch"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 }
 
 // objectVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectVariableSpecs struct {
+	CfgAllowOnly        *ebpf.VariableSpec `ebpf:"cfg_allow_only"`
+	CfgKernel           *ebpf.VariableSpec `ebpf:"cfg_kernel"`
+	CfgLists            *ebpf.VariableSpec `ebpf:"cfg_lists"`
 	CfgMac              *ebpf.VariableSpec `ebpf:"cfg_mac"`
 	CfgMss4             *ebpf.VariableSpec `ebpf:"cfg_mss4"`
 	CfgMss6             *ebpf.VariableSpec `ebpf:"cfg_mss6"`
+	CfgOpenCap          *ebpf.VariableSpec `ebpf:"cfg_open_cap"`
+	CfgOutlive          *ebpf.VariableSpec `ebpf:"cfg_outlive"`
 	CfgPartialChecksums *ebpf.VariableSpec `ebpf:"cfg_partial_checksums"`
+	CfgPrefixes         *ebpf.VariableSpec `ebpf:"cfg_prefixes"`
+	CfgReplyCap         *ebpf.VariableSpec `ebpf:"cfg_reply_cap"`
+	CfgReplyFib         *ebpf.VariableSpec `ebpf:"cfg_reply_fib"`
+	CfgReset            *ebpf.VariableSpec `ebpf:"cfg_reset"`
 	CfgServices         *ebpf.VariableSpec `ebpf:"cfg_services"`
+	CfgShield           *ebpf.VariableSpec `ebpf:"cfg_shield"`
+	CfgShieldOff        *ebpf.VariableSpec `ebpf:"cfg_shield_off"`
+	CfgShieldOn         *ebpf.VariableSpec `ebpf:"cfg_shield_on"`
+	CfgSketchShift      *ebpf.VariableSpec `ebpf:"cfg_sketch_shift"`
 	CfgWindow           *ebpf.VariableSpec `ebpf:"cfg_window"`
 	CfgWscale           *ebpf.VariableSpec `ebpf:"cfg_wscale"`
 	ExportFlags         *ebpf.VariableSpec `ebpf:"export_flags"`
+	ExportListed        *ebpf.VariableSpec `ebpf:"export_listed"`
 	ExportReason        *ebpf.VariableSpec `ebpf:"export_reason"`
 }
 
@@ -222,25 +326,43 @@ func (o *objectObjects) Close() error {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectMaps struct {
-	Counters *ebpf.Map `ebpf:"counters"`
-	Flows4   *ebpf.Map `ebpf:"flows4"`
-	Flows6   *ebpf.Map `ebpf:"flows6"`
-	Keys     *ebpf.Map `ebpf:"keys"`
-	Locals4  *ebpf.Map `ebpf:"locals4"`
-	Locals6  *ebpf.Map `ebpf:"locals6"`
-	Ports    *ebpf.Map `ebpf:"ports"`
-	Sockets  *ebpf.Map `ebpf:"sockets"`
+	Controls  *ebpf.Map `ebpf:"controls"`
+	Counters  *ebpf.Map `ebpf:"counters"`
+	Flows4    *ebpf.Map `ebpf:"flows4"`
+	Flows6    *ebpf.Map `ebpf:"flows6"`
+	Keys      *ebpf.Map `ebpf:"keys"`
+	Lists4    *ebpf.Map `ebpf:"lists4"`
+	Lists6    *ebpf.Map `ebpf:"lists6"`
+	Locals4   *ebpf.Map `ebpf:"locals4"`
+	Locals6   *ebpf.Map `ebpf:"locals6"`
+	Opened    *ebpf.Map `ebpf:"opened"`
+	Ports     *ebpf.Map `ebpf:"ports"`
+	Prefixes4 *ebpf.Map `ebpf:"prefixes4"`
+	Prefixes6 *ebpf.Map `ebpf:"prefixes6"`
+	Replies   *ebpf.Map `ebpf:"replies"`
+	Shields   *ebpf.Map `ebpf:"shields"`
+	Sketch    *ebpf.Map `ebpf:"sketch"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
 }
 
 func (m *objectMaps) Close() error {
 	return _ObjectClose(
+		m.Controls,
 		m.Counters,
 		m.Flows4,
 		m.Flows6,
 		m.Keys,
+		m.Lists4,
+		m.Lists6,
 		m.Locals4,
 		m.Locals6,
+		m.Opened,
 		m.Ports,
+		m.Prefixes4,
+		m.Prefixes6,
+		m.Replies,
+		m.Shields,
+		m.Sketch,
 		m.Sockets,
 	)
 }
@@ -249,14 +371,28 @@ func (m *objectMaps) Close() error {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectVariables struct {
+	CfgAllowOnly        *ebpf.Variable `ebpf:"cfg_allow_only"`
+	CfgKernel           *ebpf.Variable `ebpf:"cfg_kernel"`
+	CfgLists            *ebpf.Variable `ebpf:"cfg_lists"`
 	CfgMac              *ebpf.Variable `ebpf:"cfg_mac"`
 	CfgMss4             *ebpf.Variable `ebpf:"cfg_mss4"`
 	CfgMss6             *ebpf.Variable `ebpf:"cfg_mss6"`
+	CfgOpenCap          *ebpf.Variable `ebpf:"cfg_open_cap"`
+	CfgOutlive          *ebpf.Variable `ebpf:"cfg_outlive"`
 	CfgPartialChecksums *ebpf.Variable `ebpf:"cfg_partial_checksums"`
+	CfgPrefixes         *ebpf.Variable `ebpf:"cfg_prefixes"`
+	CfgReplyCap         *ebpf.Variable `ebpf:"cfg_reply_cap"`
+	CfgReplyFib         *ebpf.Variable `ebpf:"cfg_reply_fib"`
+	CfgReset            *ebpf.Variable `ebpf:"cfg_reset"`
 	CfgServices         *ebpf.Variable `ebpf:"cfg_services"`
+	CfgShield           *ebpf.Variable `ebpf:"cfg_shield"`
+	CfgShieldOff        *ebpf.Variable `ebpf:"cfg_shield_off"`
+	CfgShieldOn         *ebpf.Variable `ebpf:"cfg_shield_on"`
+	CfgSketchShift      *ebpf.Variable `ebpf:"cfg_sketch_shift"`
 	CfgWindow           *ebpf.Variable `ebpf:"cfg_window"`
 	CfgWscale           *ebpf.Variable `ebpf:"cfg_wscale"`
 	ExportFlags         *ebpf.Variable `ebpf:"export_flags"`
+	ExportListed        *ebpf.Variable `ebpf:"export_listed"`
 	ExportReason        *ebpf.Variable `ebpf:"export_reason"`
 }
 

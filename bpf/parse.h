@@ -2,6 +2,9 @@
 /*
  * Where the headers are. Lengths come from the IP header, never from the frame, which may be padded
  * or carry a trailer. What can't be ours is let go as early as possible.
+ *
+ * Offsets that depend on the packet (VLAN tags, IPv4 options) are computed without branches: a
+ * branch would have the verifier walk the rest of the program once for each of its ways.
  */
 #ifndef XDPTCP_PARSE_H
 #define XDPTCP_PARSE_H
@@ -11,9 +14,12 @@
 #include "config.h"
 #include "cookie.h"
 
+#define VLAN_TAG 4 /* bytes */
+
 #define IP4_MORE_FRAGMENTS  0x2000
 #define IP4_FRAGMENT_OFFSET 0x1fff
 #define IP4_DONT_FRAGMENT   0x4000
+#define IP4_OPTIONS_MAX	    40
 
 enum tcp_flag {
 	TCP_FIN = 0x01,
@@ -24,18 +30,19 @@ enum tcp_flag {
 };
 
 struct segment {
-	struct ethhdr *eth;
 	union {
 		struct iphdr *ip4;
 		struct ipv6hdr *ip6;
 	};
 	struct tcphdr *tcp;
 	void *end;	/* of the packet in memory, for the verifier */
+	__u32 link_len; /* Ethernet header and VLAN tags */
 	__u32 tcp_len;	/* header and payload, from the IP header */
 	__u32 tcp_hlen; /* header and options */
 	__u64 addr_sum; /* of the pseudo-header */
+	__u64 now;	/* ticks */
+	__u64 services; /* that it is for */
 	struct tuple tuple;
-	const void *key; /* struct flow4 or flow6 */
 	__u8 flags;
 	const bool v6;
 };
@@ -48,6 +55,37 @@ static __always_inline __u8 tcp_flags(const struct tcphdr *tcp)
 static __always_inline __u32 tcp_data_offset(const struct tcphdr *tcp)
 {
 	return (((const __u8 *)tcp)[12] >> 4) * 4;
+}
+
+/* 1 if the two are the same, else 0, without a branch; the barrier keeps clang from making one. */
+static __always_inline __u32 same(__u32 a, __u32 b)
+{
+	__u64 different = a ^ b;
+
+	asm volatile("" : "+r"(different));
+	return (different - 1) >> 63;
+}
+
+/* 802.1Q or 802.1ad */
+static __always_inline __u32 is_vlan(__be16 proto)
+{
+	return same(proto, bpf_htons(ETH_P_8021Q)) | same(proto, bpf_htons(ETH_P_8021AD));
+}
+
+/*
+ * The length of the Ethernet header with up to two VLAN tags, and the protocol behind it. The frame
+ * is known to be long enough for two tags. A third tag is a protocol that is not ours.
+ */
+static __always_inline __u32 link_header(const struct ethhdr *eth, __be16 *proto)
+{
+	const __be16 *behind = (const __be16 *)(eth + 1); /* tag control, then protocol, twice */
+	__u32 one = is_vlan(eth->h_proto);
+	__u32 two = one & is_vlan(behind[1]);
+
+	*proto = eth->h_proto;
+	if (one)
+		*proto = two ? behind[3] : behind[1];
+	return ETH_HLEN + VLAN_TAG * (one + two);
 }
 
 /* By bytes: wider loads, for which cfg_mac would have to be aligned, were not faster. */
@@ -64,21 +102,156 @@ static __always_inline bool bad_source4(const struct iphdr *ip)
 {
 	__u8 first = bpf_ntohl(ip->saddr) >> 24;
 
-	return first == 0 || first == 127 || first >= 224 || ip->saddr == ip->daddr;
+	return first == 0 || first == 127 || first >= 224;
 }
 
 /* Multicast, unspecified, loopback, IPv4-mapped: RFC 4291, 2.7, 2.5.2, 2.5.3, 2.5.5.2 */
 static __always_inline bool bad_source6(const struct ipv6hdr *ip)
 {
-	const __be32 *s = ip->saddr.in6_u.u6_addr32, *d = ip->daddr.in6_u.u6_addr32;
+	const __be32 *s = ip->saddr.in6_u.u6_addr32;
 
 	if ((s[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
 		return true;
 	if (!s[0] && !s[1] && !s[2] && (!s[3] || s[3] == bpf_htonl(1)))
 		return true;
-	if (!s[0] && !s[1] && s[2] == bpf_htonl(0xffff))
-		return true;
+	return !s[0] && !s[1] && s[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool land6(const struct ipv6hdr *ip)
+{
+	const __be32 *s = ip->saddr.in6_u.u6_addr32, *d = ip->daddr.in6_u.u6_addr32;
+
 	return s[0] == d[0] && s[1] == d[1] && s[2] == d[2] && s[3] == d[3];
+}
+
+/* IPv4 options (RFC 791, 3.1), walked like those of TCP. */
+enum ip4_option {
+	IP4_OPT_END = 0,
+	IP4_OPT_NOP = 1,
+	IP4_OPT_LOOSE_ROUTE = 131,
+	IP4_OPT_STRICT_ROUTE = 137,
+};
+
+struct ip4_walk {
+	__u8 bytes[64]; /* zeros (END) behind the last option */
+	__u32 at, len;
+	enum reason why;
+};
+
+static long ip4_option_step(__u32 i, void *ctx)
+{
+	struct ip4_walk *w = ctx;
+	__u32 at = w->at & 63;
+	__u8 kind = w->bytes[at], len;
+
+	if (at >= w->len || kind == IP4_OPT_END)
+		return 1;
+	if (kind == IP4_OPT_NOP) {
+		w->at = at + 1;
+		return 0;
+	}
+	len = w->bytes[(at + 1) & 63];
+	if (len < 2 || at + len > w->len) {
+		w->why = PASS_BAD_IP;
+		return 1;
+	}
+	if (kind == IP4_OPT_LOOSE_ROUTE || kind == IP4_OPT_STRICT_ROUTE) {
+		w->why = PASS_IP_OPTIONS;
+		return 1;
+	}
+	w->at = at + len;
+	return 0;
+}
+
+/*
+ * Judges the options of an IPv4 header, whose first 5 words sum up to sum. 0, or why the packet is
+ * left to the kernel: a source-routed one may not have arrived yet, and is a matter of its sysctls.
+ */
+static __noinline int ip4_options(struct xdp_md *ctx, __u32 offset, __u32 len, __u64 sum)
+{
+	struct ip4_walk w = { .len = len };
+	const __be32 *word = (const __be32 *)w.bytes;
+
+	/* As in walk_options: this is how 6.1 learns the bounds. */
+	len = (len - 1) & 63;
+	asm volatile("" : "+r"(len));
+	if (len >= IP4_OPTIONS_MAX || bpf_xdp_load_bytes(ctx, offset, w.bytes, len + 1))
+		return PASS_BAD_IP;
+	if (csum_fold(sum + csum_words(word, IP4_OPTIONS_MAX / 4)) != 0xffff)
+		return PASS_BAD_IP;
+	bpf_loop(IP4_OPTIONS_MAX, ip4_option_step, &w, 0);
+	return w.why;
+}
+
+/* IPv6 extension headers (RFC 8200, 4). */
+enum ip6_extension {
+	IP6_HOP_BY_HOP = 0,
+	IP6_ROUTING = 43,
+	IP6_FRAGMENT = 44,
+	IP6_DESTINATION = 60,
+};
+
+#define IP6_EXTENSIONS_MAX 6   /* more of them than any honest packet has */
+#define IP6_OFFSET_MAX	   511 /* bytes of them that are walked, and the IPv6 header */
+
+struct ip6_walk {
+	struct xdp_md *ctx;
+	__u32 start, at; /* offsets in the frame: of the IPv6 header, of the next header */
+	__u32 why;	 /* PASS_NOT_TCP until TCP is found */
+	__u8 next;
+	bool found;
+};
+
+static __always_inline bool is_extension(__u32 next)
+{
+	return next == IP6_HOP_BY_HOP || next == IP6_ROUTING || next == IP6_FRAGMENT ||
+	       next == IP6_DESTINATION;
+}
+
+static long ip6_extension_step(__u32 i, void *ctx)
+{
+	struct ip6_walk *w = ctx;
+	__u8 head[4]; /* next header, length, routing type, segments left */
+
+	if (w->next == IPPROTO_TCP) {
+		w->found = true;
+		return 1;
+	}
+	if (w->next == IP6_FRAGMENT) {
+		w->why = PASS_FRAGMENT;
+		return 1;
+	}
+	if (!is_extension(w->next))
+		return 1;
+	if (bpf_xdp_load_bytes(w->ctx, w->at, head, sizeof(head))) {
+		w->why = PASS_BAD_IP;
+		return 1;
+	}
+	if (w->next == IP6_ROUTING && head[3]) {
+		w->why = PASS_IP_OPTIONS;
+		return 1;
+	}
+	w->next = head[0];
+	w->at += (head[1] + 1) * 8;
+	return 0;
+}
+
+/* Walks extension headers from the one at offset; how far TCP is behind the start of the IPv6
+ * header, or minus the reason for leaving the packet to the kernel. */
+static __noinline int ip6_extensions(struct xdp_md *ctx, __u32 start, __u32 next)
+{
+	struct ip6_walk w = {
+		.ctx = ctx,
+		.start = start,
+		.at = start + sizeof(struct ipv6hdr),
+		.why = PASS_NOT_TCP,
+		.next = next,
+	};
+
+	bpf_loop(IP6_EXTENSIONS_MAX + 1, ip6_extension_step, &w, 0);
+	if (!w.found)
+		return -(int)w.why;
+	return w.at - start;
 }
 
 #endif

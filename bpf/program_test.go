@@ -5,6 +5,7 @@ package bpf
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"os"
 	"runtime"
@@ -70,6 +71,7 @@ func load(tb testing.TB, o options) *program {
 		p.serve(f.other, 1<<63, 0)
 	}
 	p.setKeys(testKeys())
+	p.setControl(Control{Lease: math.MaxUint64, Armed: math.MaxUint64})
 	if !o.noSocket {
 		p.bindSocket(0)
 	}
@@ -95,6 +97,11 @@ func testKeys() *CookieKeys {
 func (p *program) setKeys(k *CookieKeys) {
 	p.tb.Helper()
 	must(p.tb, p.Keys.Put(uint32(0), k))
+}
+
+func (p *program) setControl(c Control) {
+	p.tb.Helper()
+	must(p.tb, p.Controls.Put(uint32(0), c))
 }
 
 func portKey(port uint16) uint32 {
@@ -192,7 +199,7 @@ func (p *program) expect(frame []byte, want Reason) result {
 	if r.verdict == xdpPass && !bytes.Equal(r.frame, frame) {
 		p.tb.Fatalf("the packet was passed, but changed:\n in %x\nout %x", frame, r.frame)
 	}
-	if r.verdict == xdpPass && want != PassNoSocket && len(r.meta) != 0 {
+	if r.verdict == xdpPass && want != PassHandedOver && len(r.meta) != 0 {
 		p.tb.Fatalf("the packet was passed with metadata %x", r.meta)
 	}
 	return r

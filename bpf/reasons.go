@@ -31,6 +31,22 @@ const (
 	DropNoFlow       = objectReasonDROP_NO_FLOW
 	DropTableFull    = objectReasonDROP_TABLE_FULL
 	DropNoRoom       = objectReasonDROP_NO_ROOM
+	PassNoLease      = objectReasonPASS_NO_LEASE
+	PassDisarmed     = objectReasonPASS_DISARMED
+	PassPeace        = objectReasonPASS_PEACE
+	PassKernelFlow   = objectReasonPASS_KERNEL_FLOW
+	PassHandedOver   = objectReasonPASS_HANDED_OVER
+	RedirectICMP     = objectReasonREDIRECT_ICMP
+	RedirectSynAck   = objectReasonREDIRECT_SYNACK
+	TxReset          = objectReasonTX_RESET
+	DropLand         = objectReasonDROP_LAND
+	DropDenied       = objectReasonDROP_DENIED
+	DropReplyCap     = objectReasonDROP_REPLY_CAP
+	DropRateLimited  = objectReasonDROP_RATE_LIMITED
+	DropNoRoute      = objectReasonDROP_NO_ROUTE
+	DropNoSocket     = objectReasonDROP_NO_SOCKET
+	PassNoListener   = objectReasonPASS_NO_LISTENER
+	PassNotAssigned  = objectReasonPASS_NOT_ASSIGNED
 
 	// ReasonCount is how many there are.
 	ReasonCount = int(objectReasonREASON_COUNT)
@@ -47,6 +63,22 @@ var reasonNames = [ReasonCount]string{
 	DropBadChecksum: "DROP_BAD_CHECKSUM", DropBadCookie: "DROP_BAD_COOKIE",
 	DropBadTimestamp: "DROP_BAD_TIMESTAMP", DropExpiredKey: "DROP_EXPIRED_KEY",
 	DropNoFlow: "DROP_NO_FLOW", DropTableFull: "DROP_TABLE_FULL", DropNoRoom: "DROP_NO_ROOM",
+	PassNoLease:     "PASS_NO_LEASE",
+	PassDisarmed:    "PASS_DISARMED",
+	PassPeace:       "PASS_PEACE",
+	PassKernelFlow:  "PASS_KERNEL_FLOW",
+	PassHandedOver:  "PASS_HANDED_OVER",
+	RedirectICMP:    "REDIRECT_ICMP",
+	RedirectSynAck:  "REDIRECT_SYNACK",
+	TxReset:         "TX_RESET",
+	DropLand:        "DROP_LAND",
+	DropDenied:      "DROP_DENIED",
+	DropReplyCap:    "DROP_REPLY_CAP",
+	DropRateLimited: "DROP_RATE_LIMITED",
+	DropNoRoute:     "DROP_NO_ROUTE",
+	DropNoSocket:    "DROP_NO_SOCKET",
+	PassNoListener:  "PASS_NO_LISTENER",
+	PassNotAssigned: "PASS_NOT_ASSIGNED",
 }
 
 // ReasonLabels are a reason's verdict ("pass", "tx", "redirect", "drop") and its name in lower

@@ -1,24 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The SYN/ACK, built in the SYN's own frame. Its options are written from scratch: nothing that the
- * client sent comes back but its timestamp, so unknown kinds (MPTCP, SMC, fast open) are declined
- * by silence. It is never longer than the SYN plus what these options need, and it carries no data.
+ * Replies, built in the frame that they answer: the SYN/ACK, and the RST. Options are written from
+ * scratch: nothing that the client sent comes back but its timestamp, so unknown kinds (MPTCP, SMC,
+ * fast open) are declined by silence. A reply is never longer than the SYN plus what these options
+ * need, and it carries no data. VLAN tags stay, IP options and extension headers don't.
  */
 #ifndef XDPTCP_REPLY_H
 #define XDPTCP_REPLY_H
 
 #include "types.h"
 #include "parse.h"
+#include "limits.h"
+#include "stats.h"
 
 #define REPLY_TTL     64
 #define ETH_FRAME_MIN 60 /* without FCS; a padded SYN stays padded */
 #define REPLY_WORDS   5	 /* MSS, SACK + timestamps (3), window scale */
 
 struct reply {
+	__u32 seq;
+	__u32 ack;
 	__be32 option[REPLY_WORDS];
 	__u32 options; /* how many words of it */
-	__u32 iss;
-	__be32 irs;
+	__u32 flags;
+	__u16 window;
+	enum reason why;
 };
 
 static __always_inline void reply_options(struct reply *r, const struct options *o, __u16 mss,
@@ -42,11 +48,15 @@ static __always_inline void reply_options(struct reply *r, const struct options 
 
 static __always_inline void swap_macs(struct ethhdr *eth)
 {
-	__u8 mac[ETH_ALEN];
+	__u16 *half = (__u16 *)eth;
 
-	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+#pragma unroll
+	for (int i = 0; i < 3; i++) {
+		__u16 dest = half[i];
+
+		half[i] = half[3 + i];
+		half[3 + i] = dest;
+	}
 }
 
 /* RFC 791, 3.1. Every field is written: what stood there was the client's. */
@@ -70,9 +80,30 @@ static __always_inline void reply_ip6(struct ipv6hdr *ip, __u16 tcp_len)
 
 	*(__be32 *)ip = bpf_htonl(0x60000000);
 	ip->payload_len = bpf_htons(tcp_len);
+	ip->nexthdr = IPPROTO_TCP;
 	ip->hop_limit = REPLY_TTL;
 	ip->daddr = ip->saddr;
 	ip->saddr = source;
+}
+
+/* Asks the routing table for the way to the segment's source: 0 if there is one. It must be enabled
+ * to forward on this interface, or the helper refuses. */
+static __always_inline long find_route(struct xdp_md *ctx, const struct segment *s,
+				       struct bpf_fib_lookup *fib)
+{
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = ctx->ingress_ifindex;
+	fib->l4_protocol = IPPROTO_TCP;
+	if (s->v6) {
+		fib->family = 10; /* AF_INET6 */
+		__builtin_memcpy(fib->ipv6_src, &s->ip6->daddr, sizeof(fib->ipv6_src));
+		__builtin_memcpy(fib->ipv6_dst, &s->ip6->saddr, sizeof(fib->ipv6_dst));
+	} else {
+		fib->family = 2; /* AF_INET */
+		fib->ipv4_src = s->ip4->daddr;
+		fib->ipv4_dst = s->ip4->saddr;
+	}
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
 }
 
 static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const struct segment *s,
@@ -80,35 +111,47 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 {
 	const __u32 l3 = s->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 tcp_len = sizeof(struct tcphdr) + r->options * 4;
-	__u32 len = ETH_HLEN + l3 + tcp_len;
+	__u32 len = s->link_len + l3 + tcp_len;
 	__u32 old = ctx->data_end - ctx->data;
 	__u32 least = old < ETH_FRAME_MIN ? old : ETH_FRAME_MIN;
+	struct bpf_fib_lookup fib;
 	struct ethhdr *eth;
 	void *ip, *end;
 	__be32 *word;
 	__u64 sum;
 
+	if (replied_enough(s))
+		return drop(DROP_REPLY_CAP);
+	if (cfg_reply_fib && find_route(ctx, s, &fib))
+		return drop(DROP_NO_ROUTE);
 	if (len < least)
 		len = least;
 	if (len != old && bpf_xdp_adjust_tail(ctx, (int)len - (int)old))
 		return drop(DROP_NO_ROOM);
 	eth = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	ip = eth + 1;
+	ip = (void *)eth + s->link_len;
+	/* The verifier needs both checks; without the barrier clang drops the one that the other implies. */
+	asm volatile("" : "+r"(ip));
 	word = ip + l3;
-	if ((void *)(word + 5) > end)
+	if ((void *)(eth + 1) > end || (void *)(word + 5) > end)
 		return drop(DROP_NO_ROOM);
 
-	swap_macs(eth);
+	if (cfg_reply_fib) {
+		__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
+		__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
+	} else {
+		swap_macs(eth);
+	}
 	if (s->v6)
 		reply_ip6(ip, tcp_len);
 	else
 		reply_ip4(ip, tcp_len, s->addr_sum);
 
-	word[0] = word[0] >> 16 | word[0] << 16; /* ports, swapped */
-	word[1] = bpf_htonl(r->iss);
-	word[2] = bpf_htonl(bpf_ntohl(r->irs) + 1);
-	word[3] = bpf_htonl(tcp_len << 26 | (TCP_SYN | TCP_ACK) << 16 | cfg_window);
+	word[0] = s->tuple.ports >> 16 | s->tuple.ports << 16; /* swapped */
+	word[1] = bpf_htonl(r->seq);
+	word[2] = bpf_htonl(r->ack);
+	word[3] = bpf_htonl(tcp_len << 26 | r->flags << 16 | r->window);
 	sum = s->addr_sum + csum_pseudo(tcp_len) + csum_words(word, 4);
 #pragma unroll
 	for (__u32 i = 0; i < REPLY_WORDS; i++) {
@@ -121,7 +164,11 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 	}
 	word[4] = 0; /* urgent pointer; checksum */
 	((struct tcphdr *)word)->check = ~csum_fold(sum);
-	return count(TX_SYNACK, XDP_TX);
+	if (cfg_reply_fib && fib.ifindex != ctx->ingress_ifindex) {
+		count(r->why == TX_SYNACK ? REDIRECT_SYNACK : r->why, XDP_TX);
+		return bpf_redirect(fib.ifindex, 0);
+	}
+	return count(r->why, XDP_TX);
 }
 
 #endif

@@ -23,6 +23,16 @@ static __always_inline __u64 join(__u32 first, __u32 second)
 #endif
 }
 
+/* The same for halfwords. */
+static __always_inline __u32 join16(__u16 first, __u16 second)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return first | (__u32)second << 16;
+#else
+	return second | (__u32)first << 16;
+#endif
+}
+
 static __always_inline __u64 rotl(__u64 x, int bits)
 {
 	return x << bits | x >> (64 - bits);

@@ -23,27 +23,17 @@
 #include "checksum.h"
 #include "options.h"
 #include "cookie.h"
-#include "flows.h"
 #include "parse.h"
+#include "limits.h"
+#include "flows.h"
 #include "reply.h"
+#include "icmp.h"
+#include "kernel.h"
 
 /* bpf2go exports a type only if something in the object refers to it. */
 const enum reason *export_reason __attribute__((unused));
 const enum handshake_flags *export_flags __attribute__((unused));
-
-static __always_inline struct handshake *find_flow(const struct segment *s)
-{
-	if (s->v6)
-		return bpf_map_lookup_elem(&flows6, s->key);
-	return bpf_map_lookup_elem(&flows4, s->key);
-}
-
-static __always_inline long add_flow(const struct segment *s, const struct handshake *h)
-{
-	if (s->v6)
-		return bpf_map_update_elem(&flows6, s->key, h, BPF_NOEXIST);
-	return bpf_map_update_elem(&flows4, s->key, h, BPF_NOEXIST);
-}
+const enum listed *export_listed __attribute__((unused));
 
 /*
  * The options of a SYN. Nearly all SYNs of a flood and of Linux and Android look the same: MSS,
@@ -113,13 +103,17 @@ static __always_inline bool checksum_ok(const struct segment *s)
 
 static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const struct segment *s)
 {
+	struct reply r = { .ack = bpf_ntohl(s->tcp->seq) + 1, .why = TX_SYNACK };
+	const struct cookie_keys *k;
 	struct options o = {};
-	struct cookie_keys *k;
-	struct reply r;
 	__u32 tsval = 0;
 
 	if (s->v6 ? bad_source6(s->ip6) : bad_source4(s->ip4))
 		return drop(DROP_BAD_SOURCE);
+	if (s->v6 ? land6(s->ip6) : s->ip4->saddr == s->ip4->daddr)
+		return drop(DROP_LAND);
+	if (denied(s))
+		return drop(DROP_DENIED);
 	if (!checksum_ok(s))
 		return drop(DROP_BAD_CHECKSUM);
 	if (!syn_options(ctx, s, &o))
@@ -129,53 +123,77 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 	k = cookie_keys();
 	if (!k)
 		return drop(DROP_EXPIRED_KEY);
-	r.irs = s->tcp->seq;
-	r.iss = cookie_make(k, &s->tuple, r.irs, &o, &tsval);
+	r.seq = cookie_make(k, &s->tuple, s->tcp->seq, s->now, &o, &tsval);
+	r.flags = TCP_SYN | TCP_ACK;
+	r.window = cfg_window;
 	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4, tsval);
 	return send_reply(ctx, s, &r);
 }
 
-/* A final ACK, or the first data if that was lost: `ack - 1` is the cookie, `seq - 1` the client's
- * ISN. The flow is recorded before the next packet can arrive: a first flight may be ten segments.
+/*
+ * What a final ACK, or the first data if that was lost, proves: `ack - 1` is the cookie, `seq - 1`
+ * the client's ISN. REDIRECT_OPENED and the handshake, or the reason of the refusal.
  */
+static __always_inline enum reason final_ack(struct xdp_md *ctx, const struct segment *s,
+					     struct handshake *h)
+{
+	const struct cookie_keys *k = cookie_keys();
+	struct options o = {};
+	enum reason why;
+
+	if (!k)
+		return DROP_EXPIRED_KEY;
+	if (!ack_options(ctx, s, &o))
+		return DROP_BAD_TCP;
+	why = cookie_check(k, &s->tuple, bpf_ntohl(s->tcp->ack_seq) - 1, bpf_ntohl(s->tcp->seq) - 1,
+			   s->now, &o, h);
+	if (why != REDIRECT_OPENED)
+		return why;
+	if (!checksum_ok(s))
+		return DROP_BAD_CHECKSUM;
+	if (denied(s))
+		return DROP_DENIED;
+	if (opened_enough(s))
+		return DROP_RATE_LIMITED;
+	return REDIRECT_OPENED;
+}
+
+/* An ACK that proves nothing. RFC 9293, 3.10.7.1: <SEQ=SEG.ACK><CTL=RST> */
+static __always_inline enum xdp_action refuse(struct xdp_md *ctx, const struct segment *s,
+					      enum reason why)
+{
+	if (cfg_reset &&
+	    (why == DROP_BAD_COOKIE || why == DROP_BAD_TIMESTAMP || why == DROP_EXPIRED_KEY)) {
+		struct reply r = { .seq = bpf_ntohl(s->tcp->ack_seq),
+				   .flags = TCP_RST,
+				   .why = TX_RESET };
+
+		return send_reply(ctx, s, &r);
+	}
+	return drop(why);
+}
+
+/* The flow is recorded before the next packet can arrive: a first flight may be ten segments. */
 static __always_inline enum xdp_action open_flow(struct xdp_md *ctx, const struct segment *s)
 {
 	struct handshake h = {};
-	struct options o = {};
-	struct cookie_keys *k;
-	enum reason why;
+	enum reason why = final_ack(ctx, s, &h);
 	long err;
 
-	if (!ack_options(ctx, s, &o))
-		return drop(DROP_BAD_TCP);
-	k = cookie_keys();
-	if (!k)
-		return drop(DROP_EXPIRED_KEY);
-	why = cookie_check(k, &s->tuple, bpf_ntohl(s->tcp->ack_seq) - 1, bpf_ntohl(s->tcp->seq) - 1,
-			   &o, &h);
 	if (why != REDIRECT_OPENED)
-		return drop(why);
-	if (!checksum_ok(s))
-		return drop(DROP_BAD_CHECKSUM);
-	err = add_flow(s, &h);
+		return refuse(ctx, s, why);
+	err = add_flow(&s->tuple, &h);
 	if (err && err != -EEXIST) /* it does exist if another CPU was faster: as good */
 		return drop(DROP_TABLE_FULL);
 	return to_engine_with(ctx, &h, REDIRECT_OPENED);
 }
 
-/* A segment for one of our services. */
-static __always_inline enum xdp_action serve(struct xdp_md *ctx, struct segment *s)
+/* A segment for a service of the engine. */
+static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct segment *s,
+					     const struct control *c)
 {
-	struct handshake *h;
+	struct handshake *h = find_flow(&s->tuple);
 
-	s->flags = tcp_flags(s->tcp);
-	s->tcp_hlen = tcp_data_offset(s->tcp);
-	if (s->tcp_hlen < sizeof(struct tcphdr) || s->tcp_hlen > s->tcp_len)
-		return drop(DROP_BAD_TCP);
-	if (s->flags & TCP_SYN && s->flags & (TCP_FIN | TCP_RST))
-		return drop(DROP_BAD_FLAGS);
-
-	h = find_flow(s);
 	if (h) {
 		if ((s->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			return to_engine(ctx, REDIRECT_SYN);
@@ -183,6 +201,8 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, struct segment 
 	}
 	switch (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) {
 	case TCP_SYN:
+		if (!(s->services & c->armed))
+			return pass(PASS_DISARMED);
 		return answer_syn(ctx, s);
 	case TCP_ACK:
 		return open_flow(ctx, s);
@@ -191,93 +211,152 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, struct segment 
 	}
 }
 
-static __always_inline enum xdp_action ingress4(struct xdp_md *ctx, struct ethhdr *eth, void *end)
+/* A segment for a service of the kernel: what the kernel knows is its own. */
+static __always_inline enum xdp_action assist(struct xdp_md *ctx, const struct segment *s,
+					      const struct control *c)
 {
-	struct segment s = { .v6 = false, .eth = eth, .end = end };
-	struct iphdr *ip = (void *)(eth + 1);
-	__u32 ip_len, total;
-	struct flow4 key;
-	__u64 services;
+	bool syn = (s->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, on;
+	struct handshake h = {};
+	enum reason why;
+
+	if (kernel_has(ctx, s))
+		return pass(PASS_KERNEL_FLOW);
+	if (!(s->services & c->armed))
+		return pass(PASS_DISARMED);
+	on = !(s->services & cfg_shield) || shield_up(s, syn);
+	switch (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) {
+	case TCP_SYN:
+		return on ? answer_syn(ctx, s) : pass(PASS_PEACE);
+	case TCP_ACK:
+		why = final_ack(ctx, s, &h);
+		if (why !=
+		    REDIRECT_OPENED) /* in peace, the kernel's own cookies may be on the way */
+			return on ? refuse(ctx, s, why) : pass(PASS_PEACE);
+		if (!attach_record(ctx, &h))
+			return drop(DROP_NO_ROOM);
+		return pass(PASS_HANDED_OVER);
+	default:
+		return on ? drop(DROP_NO_FLOW) : pass(PASS_PEACE);
+	}
+}
+
+/* A segment for one of our services, if anybody is there to serve it. */
+static __always_inline enum xdp_action ours(struct xdp_md *ctx, struct segment *s)
+{
+	const struct control *c = control_block();
+
+	s->now = now_ticks();
+	if (!c || (s->now > c->lease && !(s->services & cfg_outlive)))
+		return pass(PASS_NO_LEASE);
+	s->flags = tcp_flags(s->tcp);
+	s->tcp_hlen = tcp_data_offset(s->tcp);
+	if (s->tcp_hlen < sizeof(struct tcphdr) || s->tcp_hlen > s->tcp_len)
+		return drop(DROP_BAD_TCP);
+	if (s->flags & TCP_SYN ? s->flags & (TCP_FIN | TCP_RST) : !(s->flags & (TCP_ACK | TCP_RST)))
+		return drop(DROP_BAD_FLAGS);
+	return s->services & cfg_kernel ? assist(ctx, s, c) : serve(ctx, s, c);
+}
+
+static __always_inline enum xdp_action ingress4(struct xdp_md *ctx, struct ethhdr *eth,
+						__u32 link_len, void *end)
+{
+	struct segment s = { .v6 = false, .end = end, .link_len = link_len };
+	struct iphdr *ip = (void *)eth + link_len;
+	__u32 ip_len, total, ip_hlen;
+	__u64 sum;
 
 	if ((void *)(ip + 1) > end)
 		return pass(PASS_BAD_IP);
-	if (ip->protocol != IPPROTO_TCP)
+	if (ip->protocol != IPPROTO_TCP) {
+		if (ip->protocol == IPPROTO_ICMP)
+			return icmp4(ctx, eth, ip, end);
 		return pass(PASS_NOT_TCP);
+	}
 	if (ip->frag_off & bpf_htons(IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET))
 		return pass(PASS_FRAGMENT);
-	if (*(__u8 *)ip != 0x45) /* version 4, 5 words */
-		return pass(ip->version == 4 && ip->ihl > 5 ? PASS_IP_OPTIONS : PASS_BAD_IP);
-	s.tcp = (void *)(ip + 1);
-	if ((void *)(s.tcp + 1) > end)
+	ip_hlen = (*(__u8 *)ip & 15) * 4;
+	s.tcp = (void *)ip + ip_hlen;
+	if (ip_hlen < sizeof(*ip) || ip->version != 4 || (void *)(s.tcp + 1) > end)
 		return pass(PASS_BAD_IP);
-	services = services_on_port(s.tcp->dest);
-	if (!services)
+	s.services = services_on_port(s.tcp->dest);
+	if (!s.services)
 		return pass(PASS_NO_SERVICE);
 	if (!for_us(eth))
 		return pass(PASS_OTHER_HOST);
-	if (!(services & services_on_addr4(ip->daddr)))
+	s.services &= services_on_addr4(ip->daddr);
+	if (!s.services)
 		return pass(PASS_NOT_LOCAL);
 
 	ip_len = bpf_ntohs(ip->tot_len);
 	total = end - (void *)ip;
-	if (ip_len > total || ip_len < sizeof(*ip) + sizeof(struct tcphdr) ||
-	    csum_fold(csum_words((__be32 *)ip, 5)) != 0xffff)
+	if (ip_len > total || ip_len < ip_hlen + sizeof(struct tcphdr))
 		return pass(PASS_BAD_IP);
+	sum = csum_words((__be32 *)ip, 5);
+	if (ip_hlen > sizeof(*ip)) {
+		int why = ip4_options(ctx, link_len + sizeof(*ip), ip_hlen - sizeof(*ip), sum);
+
+		if (why)
+			return pass(why);
+	} else if (csum_fold(sum) != 0xffff) {
+		return pass(PASS_BAD_IP);
+	}
 
 	s.ip4 = ip;
-	s.tcp_len = ip_len - sizeof(*ip);
+	s.tcp_len = ip_len - ip_hlen;
 	s.addr_sum = (__u64)ip->saddr + ip->daddr;
 	s.tuple.v6 = 0;
 	s.tuple.word[0] = join(ip->saddr, ip->daddr);
 	s.tuple.ports = *(__u32 *)s.tcp;
-	key.remote = ip->saddr;
-	key.local = ip->daddr;
-	key.remote_port = s.tcp->source;
-	key.local_port = s.tcp->dest;
-	s.key = &key;
-	return serve(ctx, &s);
+	return ours(ctx, &s);
 }
 
-static __always_inline enum xdp_action ingress6(struct xdp_md *ctx, struct ethhdr *eth, void *end)
+static __always_inline enum xdp_action ingress6(struct xdp_md *ctx, struct ethhdr *eth,
+						__u32 link_len, void *end)
 {
-	struct segment s = { .v6 = true, .eth = eth, .end = end };
-	struct ipv6hdr *ip = (void *)(eth + 1);
-	struct flow6 key;
-	__u64 services;
-	__u32 ip_len;
+	struct segment s = { .v6 = true, .end = end, .link_len = link_len };
+	struct ipv6hdr *ip = (void *)eth + link_len;
+	__u32 ip_len, headers = sizeof(*ip);
 
 	if ((void *)(ip + 1) > end)
 		return pass(PASS_BAD_IP);
-	if (ip->nexthdr != IPPROTO_TCP)
-		return pass(PASS_NOT_TCP);
-	s.tcp = (void *)(ip + 1);
+	if (ip->nexthdr != IPPROTO_TCP) {
+		int found;
+
+		if (ip->nexthdr == IPPROTO_ICMPV6)
+			return icmp6(ctx, eth, ip, end);
+		if (!is_extension(ip->nexthdr))
+			return pass(PASS_NOT_TCP);
+		found = ip6_extensions(ctx, link_len, ip->nexthdr);
+		if (found <= 0)
+			return pass(-found);
+		if (found > IP6_OFFSET_MAX)
+			return pass(PASS_NOT_TCP);
+		headers = found & IP6_OFFSET_MAX;
+	}
+	s.tcp = (void *)ip + headers;
 	if ((void *)(s.tcp + 1) > end)
 		return pass(PASS_BAD_IP);
-	services = services_on_port(s.tcp->dest);
-	if (!services)
+	s.services = services_on_port(s.tcp->dest);
+	if (!s.services)
 		return pass(PASS_NO_SERVICE);
 	if (!for_us(eth))
 		return pass(PASS_OTHER_HOST);
-	if (!(services & services_on_addr6(ip->daddr.in6_u.u6_addr32)))
+	s.services &= services_on_addr6(ip->daddr.in6_u.u6_addr32);
+	if (!s.services)
 		return pass(PASS_NOT_LOCAL);
 
-	ip_len = bpf_ntohs(ip->payload_len);
-	if (ip_len > (__u32)(end - (void *)s.tcp) || ip_len < sizeof(struct tcphdr) ||
+	ip_len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
+	if (ip_len > (__u32)(end - (void *)ip) || ip_len < headers + sizeof(struct tcphdr) ||
 	    ip->version != 6)
 		return pass(PASS_BAD_IP);
 
 	s.ip6 = ip;
-	s.tcp_len = ip_len;
+	s.tcp_len = ip_len - headers;
 	s.addr_sum = csum_words(ip->saddr.in6_u.u6_addr32, 8);
 	s.tuple.v6 = 1;
 	__builtin_memcpy(s.tuple.word, &ip->saddr, sizeof(s.tuple.word));
 	s.tuple.ports = *(__u32 *)s.tcp;
-	__builtin_memcpy(key.remote, &ip->saddr, sizeof(key.remote));
-	__builtin_memcpy(key.local, &ip->daddr, sizeof(key.local));
-	key.remote_port = s.tcp->source;
-	key.local_port = s.tcp->dest;
-	s.key = &key;
-	return serve(ctx, &s);
+	return ours(ctx, &s);
 }
 
 SEC("xdp")
@@ -285,14 +364,17 @@ int xdptcp(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = (void *)(long)ctx->data;
+	__u32 link_len;
+	__be16 proto;
 
-	if ((void *)(eth + 1) > end)
+	if ((void *)(eth + 1) + 2 * VLAN_TAG > end)
 		return pass(PASS_NOT_TCP);
-	switch (eth->h_proto) {
+	link_len = link_header(eth, &proto);
+	switch (proto) {
 	case bpf_htons(ETH_P_IP):
-		return ingress4(ctx, eth, end);
+		return ingress4(ctx, eth, link_len, end);
 	case bpf_htons(ETH_P_IPV6):
-		return ingress6(ctx, eth, end);
+		return ingress6(ctx, eth, link_len, end);
 	default:
 		return pass(PASS_NOT_TCP);
 	}
