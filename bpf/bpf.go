@@ -74,25 +74,35 @@ const (
 // constants of config.h, to be set before the program is loaded into the kernel.
 func Load() (*ebpf.CollectionSpec, error) { return loadObject() }
 
+// MACWords is a MAC address in the form of cfg_mac: halfwords, as they lie in the frame.
+func MACWords(mac [6]byte) (words [3]uint16) {
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint16(mac[2*i:])
+	}
+	return words
+}
+
 // LocalSlot is the first slot that an address may be in; word is the IPv4 address as it lies in
 // memory, or the four words of an IPv6 address XORed. Twin of local_slot in config.h.
 func LocalSlot(word uint32) uint32 { return word * 0x9e3779b1 >> 22 }
 
-// SketchCell is the cell of the flow sketch that counts this flow, of 1<<bits cells; words are remote and
-// local address as they lie in the packet, each one or four words, and ports the remote and the local
-// port likewise. Twin of sketch_cell in flows.h.
-func SketchCell(words []uint32, ports uint32, bits int) uint32 {
+// SketchHash finds the counter of a flow among the 1<<bits of the sketch: word SketchHash/8 of its map,
+// 4 bits from bit SketchHash%8*4 on. Words are remote and local address as they lie in the packet, each
+// one or four, and ports the remote and the local port likewise. Twin of sketch_hash in flows.h.
+func (c *Control) SketchHash(words []uint32, ports uint32, bits int) uint32 {
 	join := func(i int) uint64 {
 		var b [8]byte
 		binary.NativeEndian.PutUint32(b[:], words[i])
 		binary.NativeEndian.PutUint32(b[4:], words[i+1])
 		return binary.NativeEndian.Uint64(b[:])
 	}
-	x := join(0)
+	x := join(0) * c.SketchKey[0]
 	if len(words) == 8 {
-		x = (x^join(4))*0xbf58476d1ce4e5b9 + (join(2) ^ join(6))
+		x += join(2)*c.SketchKey[1] + (uint64(ports)+join(6))*c.SketchKey[2] + join(4)
+	} else {
+		x += uint64(ports) * c.SketchKey[2]
 	}
-	return uint32((x ^ uint64(ports)<<16) * 0x94d049bb133111eb >> (64 - bits))
+	return uint32(x >> (64 - bits))
 }
 
 // EncodeHandshake writes a handshake record as it lies in memory: the inverse of DecodeHandshake.

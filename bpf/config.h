@@ -6,7 +6,7 @@
 #include "types.h"
 
 /* Set once by the loader before the program is verified: the verifier removes what is dead. */
-const volatile __u8 cfg_mac[6];		 /* frames for other MAC addresses are not ours */
+const volatile __u16 cfg_mac[3];	 /* frames for other MAC addresses are not ours */
 const volatile __u16 cfg_mss4 = 1460;	 /* MSS we advertise: MTU - 40 */
 const volatile __u16 cfg_mss6 = 1440;	 /* MSS we advertise: MTU - 60 */
 const volatile __u8 cfg_wscale = 7;	 /* window scale we offer */

@@ -29,7 +29,7 @@ static __always_inline enum xdp_action quoted(struct xdp_md *ctx, struct ethhdr 
 {
 	const struct control *c = control_block();
 
-	if (!for_us(eth) || !find_flow(t) || !c || now_ticks() > c->lease)
+	if (!for_us(eth) || !c || !find_flow(c, t) || now_ticks() > c->lease)
 		return pass(PASS_NOT_TCP);
 	return to_engine(ctx, REDIRECT_ICMP);
 }

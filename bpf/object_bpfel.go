@@ -14,11 +14,12 @@ import (
 )
 
 type objectControl struct {
-	_     structs.HostLayout
-	Lease uint64
-	Armed uint64
-	Owner uint64
-	Pid   uint64
+	_         structs.HostLayout
+	Lease     uint64
+	Armed     uint64
+	Owner     uint64
+	Pid       uint64
+	SketchKey [3]uint64
 }
 
 type objectCookieKeys struct {

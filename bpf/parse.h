@@ -78,23 +78,23 @@ static __always_inline __u32 is_vlan(__be16 proto)
  */
 static __always_inline __u32 link_header(const struct ethhdr *eth, __be16 *proto)
 {
-	const __be16 *behind = (const __be16 *)(eth + 1); /* tag control, then protocol, twice */
-	__u32 one = is_vlan(eth->h_proto);
-	__u32 two = one & is_vlan(behind[1]);
+	/* In halfwords, because struct ethhdr is packed and clang would load it by bytes: the
+	 * protocol, then tag control and protocol, twice. */
+	const __be16 *p = (const __be16 *)eth + ETH_ALEN;
+	__u32 one = is_vlan(p[0]);
+	__u32 two = one & is_vlan(p[2]);
 
-	*proto = eth->h_proto;
+	*proto = p[0];
 	if (one)
-		*proto = two ? behind[3] : behind[1];
+		*proto = two ? p[4] : p[2];
 	return ETH_HLEN + VLAN_TAG * (one + two);
 }
 
-/* By bytes: wider loads, for which cfg_mac would have to be aligned, were not faster. */
 static __always_inline bool for_us(const struct ethhdr *eth)
 {
-	const __u8 *d = eth->h_dest;
+	const __u16 *d = (const __u16 *)eth;
 
-	return d[0] == cfg_mac[0] && d[1] == cfg_mac[1] && d[2] == cfg_mac[2] &&
-	       d[3] == cfg_mac[3] && d[4] == cfg_mac[4] && d[5] == cfg_mac[5];
+	return d[0] == cfg_mac[0] && d[1] == cfg_mac[1] && d[2] == cfg_mac[2];
 }
 
 /* An address that no answer can reach: RFC 1122, 3.2.1.3; RFC 6890. */

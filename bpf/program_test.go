@@ -53,7 +53,7 @@ func load(tb testing.TB, o options) *program {
 	needRoot(tb)
 	spec, err := Load()
 	must(tb, err)
-	for name, value := range map[string]any{"cfg_mac": serverMAC, "cfg_mss4": families[0].ourMSS, "cfg_mss6": families[1].ourMSS} {
+	for name, value := range map[string]any{"cfg_mac": MACWords(serverMAC), "cfg_mss4": families[0].ourMSS, "cfg_mss6": families[1].ourMSS} {
 		must(tb, spec.Variables[name].Set(value))
 	}
 	for _, m := range []string{"flows4", "flows6"} {
@@ -71,7 +71,7 @@ func load(tb testing.TB, o options) *program {
 		p.serve(f.other, 1<<63, 0)
 	}
 	p.setKeys(testKeys())
-	p.setControl(Control{Lease: math.MaxUint64, Armed: math.MaxUint64})
+	p.setControl(testControl())
 	if !o.noSocket {
 		p.bindSocket(0)
 	}
@@ -97,6 +97,14 @@ func testKeys() *CookieKeys {
 func (p *program) setKeys(k *CookieKeys) {
 	p.tb.Helper()
 	must(p.tb, p.Keys.Put(uint32(0), k))
+}
+
+// testControl is a daemon that is alive for ever, with all services armed.
+func testControl() Control {
+	return Control{
+		Lease: math.MaxUint64, Armed: math.MaxUint64,
+		SketchKey: [3]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb},
+	}
 }
 
 func (p *program) setControl(c Control) {

@@ -33,6 +33,16 @@ static __always_inline void reply_options(struct reply *r, const struct options 
 	bool sack = o->flags & HS_SACK;
 	__u32 n = 0;
 
+	if ((o->flags & (HS_SACK | HS_TIMESTAMPS | HS_WSCALE)) ==
+	    (HS_SACK | HS_TIMESTAMPS | HS_WSCALE)) { /* nearly always: no index to compute */
+		r->option[0] = WORD_MSS(mss);
+		r->option[1] = WORD_SACK_TS;
+		r->option[2] = bpf_htonl(tsval);
+		r->option[3] = o->tsval;
+		r->option[4] = WORD_WSCALE(cfg_wscale);
+		r->options = 5;
+		return;
+	}
 	r->option[n++] = WORD_MSS(mss);
 	if (o->flags & HS_TIMESTAMPS) {
 		r->option[n++] = sack ? WORD_SACK_TS : WORD_NOP_TS;
@@ -131,7 +141,8 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 	eth = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	ip = (void *)eth + s->link_len;
-	/* The verifier needs both checks; without the barrier clang drops the one that the other implies. */
+	/* The verifier needs both checks; without the barrier clang drops the one that the other
+	 * implies. */
 	asm volatile("" : "+r"(ip));
 	word = ip + l3;
 	if ((void *)(eth + 1) > end || (void *)(word + 5) > end)
@@ -153,14 +164,21 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 	word[2] = bpf_htonl(r->ack);
 	word[3] = bpf_htonl(tcp_len << 26 | r->flags << 16 | r->window);
 	sum = s->addr_sum + csum_pseudo(tcp_len) + csum_words(word, 4);
+	if (r->options == REPLY_WORDS && (void *)(word + 10) <= end) { /* nearly always */
 #pragma unroll
-	for (__u32 i = 0; i < REPLY_WORDS; i++) {
-		if (i >= r->options)
-			break;
-		if ((void *)(word + 6 + i) > end)
-			return drop(DROP_NO_ROOM);
-		word[5 + i] = r->option[i];
-		sum += r->option[i];
+		for (__u32 i = 0; i < REPLY_WORDS; i++)
+			word[5 + i] = r->option[i];
+		sum += csum_words(r->option, REPLY_WORDS);
+	} else {
+#pragma unroll
+		for (__u32 i = 0; i < REPLY_WORDS - 1; i++) {
+			if (i >= r->options)
+				break;
+			if ((void *)(word + 6 + i) > end)
+				return drop(DROP_NO_ROOM);
+			word[5 + i] = r->option[i];
+			sum += r->option[i];
+		}
 	}
 	word[4] = 0; /* urgent pointer; checksum */
 	((struct tcphdr *)word)->check = ~csum_fold(sum);

@@ -135,9 +135,10 @@ enum listed { LIST_ALLOW = 1, LIST_DENY = 2 };
  */
 struct control {
 	__u64 lease;
-	__u64 armed; /* services whose SYNs are answered, as a bit set */
-	__u64 owner; /* the daemon's random number; it ends when another one stands here */
-	__u64 pid;   /* the daemon's, for people */
+	__u64 armed;	     /* services whose SYNs are answered, as a bit set */
+	__u64 owner;	     /* the daemon's random number; it ends when another one stands here */
+	__u64 pid;	     /* the daemon's, for people */
+	__u64 sketch_key[3]; /* random: flows.h */
 };
 
 /* Events of one CPU in the current window of time (limits.h). */

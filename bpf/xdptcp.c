@@ -92,10 +92,14 @@ static __always_inline bool checksum_ok(const struct segment *s)
 	if (s->tcp_len != s->tcp_hlen)
 		return true;
 	sum = pseudo + csum_words(w, 5);
+	if (s->tcp_hlen == 40 && (const void *)(w + 10) <= s->end) { /* nearly all SYNs */
+		sum += csum_words(w + 5, 5);
+	} else if (s->tcp_hlen != 20) {
 #pragma unroll
-	for (__u32 i = 5; i < 15; i++)
-		if (i * 4 < s->tcp_hlen && (const void *)(w + i + 1) <= s->end)
-			sum += w[i];
+		for (__u32 i = 5; i < 15; i++)
+			if (i * 4 < s->tcp_hlen && (const void *)(w + i + 1) <= s->end)
+				sum += w[i];
+	}
 	if (csum_fold(sum) == 0xffff)
 		return true;
 	return cfg_partial_checksums && s->tcp->check == csum_fold(pseudo);
@@ -173,71 +177,49 @@ static __always_inline enum xdp_action refuse(struct xdp_md *ctx, const struct s
 	return drop(why);
 }
 
-/* The flow is recorded before the next packet can arrive: a first flight may be ten segments. */
-static __always_inline enum xdp_action open_flow(struct xdp_md *ctx, const struct segment *s)
-{
-	struct handshake h = {};
-	enum reason why = final_ack(ctx, s, &h);
-	long err;
-
-	if (why != REDIRECT_OPENED)
-		return refuse(ctx, s, why);
-	err = add_flow(&s->tuple, &h);
-	if (err && err != -EEXIST) /* it does exist if another CPU was faster: as good */
-		return drop(DROP_TABLE_FULL);
-	return to_engine_with(ctx, &h, REDIRECT_OPENED);
-}
-
-/* A segment for a service of the engine. */
+/*
+ * A segment for one of our services. Those of a connection that exists go to whoever has it; of all
+ * others only a SYN and a final ACK can be worth something.
+ */
 static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct segment *s,
 					     const struct control *c)
 {
-	struct handshake *h = find_flow(&s->tuple);
-
-	if (h) {
-		if ((s->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-			return to_engine(ctx, REDIRECT_SYN);
-		return known_flow(ctx, h, bpf_ntohl(s->tcp->ack_seq));
-	}
-	switch (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) {
-	case TCP_SYN:
-		if (!(s->services & c->armed))
-			return pass(PASS_DISARMED);
-		return answer_syn(ctx, s);
-	case TCP_ACK:
-		return open_flow(ctx, s);
-	default:
-		return drop(DROP_NO_FLOW);
-	}
-}
-
-/* A segment for a service of the kernel: what the kernel knows is its own. */
-static __always_inline enum xdp_action assist(struct xdp_md *ctx, const struct segment *s,
-					      const struct control *c)
-{
-	bool syn = (s->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, on;
-	struct handshake h = {};
+	bool kernel = s->services & cfg_kernel, armed = s->services & c->armed, shield = true;
+	__u8 kind = s->flags & (TCP_SYN | TCP_ACK | TCP_RST);
+	struct handshake made = {}, *h;
 	enum reason why;
+	long err;
 
-	if (kernel_has(ctx, s))
-		return pass(PASS_KERNEL_FLOW);
-	if (!(s->services & c->armed))
-		return pass(PASS_DISARMED);
-	on = !(s->services & cfg_shield) || shield_up(s, syn);
-	switch (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) {
-	case TCP_SYN:
-		return on ? answer_syn(ctx, s) : pass(PASS_PEACE);
-	case TCP_ACK:
-		why = final_ack(ctx, s, &h);
-		if (why !=
-		    REDIRECT_OPENED) /* in peace, the kernel's own cookies may be on the way */
-			return on ? refuse(ctx, s, why) : pass(PASS_PEACE);
-		if (!attach_record(ctx, &h))
-			return drop(DROP_NO_ROOM);
-		return pass(PASS_HANDED_OVER);
-	default:
-		return on ? drop(DROP_NO_FLOW) : pass(PASS_PEACE);
+	if (kernel) {
+		if (kernel_has(ctx, s))
+			return pass(PASS_KERNEL_FLOW);
+		if (!armed)
+			return pass(PASS_DISARMED);
+		if (s->services & cfg_shield)
+			shield = shield_up(s, kind == TCP_SYN);
+	} else {
+		h = find_flow(c, &s->tuple);
+		if (h && kind == TCP_SYN)
+			return to_engine(ctx, REDIRECT_SYN);
+		if (h)
+			return known_flow(ctx, h, bpf_ntohl(s->tcp->ack_seq));
 	}
+	if (kind == TCP_SYN) {
+		if (!armed)
+			return pass(PASS_DISARMED);
+		return shield ? answer_syn(ctx, s) : pass(PASS_PEACE);
+	}
+	why = kind == TCP_ACK ? final_ack(ctx, s, &made) : DROP_NO_FLOW;
+	if (why !=
+	    REDIRECT_OPENED) /* in peace, the kernel's own cookies may be on their way back */
+		return shield ? refuse(ctx, s, why) : pass(PASS_PEACE);
+	if (kernel)
+		return attach_record(ctx, &made) ? pass(PASS_HANDED_OVER) : drop(DROP_NO_ROOM);
+	/* Recorded before the next packet can arrive: a first flight may be ten segments. */
+	err = add_flow(c, &s->tuple, &made);
+	if (err && err != -EEXIST) /* it does exist if another CPU was faster: as good */
+		return drop(DROP_TABLE_FULL);
+	return to_engine_with(ctx, &made, REDIRECT_OPENED);
 }
 
 /* A segment for one of our services, if anybody is there to serve it. */
@@ -254,7 +236,7 @@ static __always_inline enum xdp_action ours(struct xdp_md *ctx, struct segment *
 		return drop(DROP_BAD_TCP);
 	if (s->flags & TCP_SYN ? s->flags & (TCP_FIN | TCP_RST) : !(s->flags & (TCP_ACK | TCP_RST)))
 		return drop(DROP_BAD_FLAGS);
-	return s->services & cfg_kernel ? assist(ctx, s, c) : serve(ctx, s, c);
+	return serve(ctx, s, c);
 }
 
 static __always_inline enum xdp_action ingress4(struct xdp_md *ctx, struct ethhdr *eth,

@@ -16,6 +16,7 @@ import (
 // flowTable gives the engine XDP's two flow tables as one: userspace.FlowTable.
 type flowTable struct {
 	flows4, flows6 *ebpf.Map
+	sketch         *sketch
 	keys           *keyring
 }
 
@@ -31,6 +32,9 @@ func (t *flowTable) Delete(f wire.Flow) error {
 	}
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil
+	}
+	if err == nil {
+		t.sketch.gone(f)
 	}
 	return err
 }

@@ -4,9 +4,12 @@ package loader
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"sync"
 	"time"
@@ -153,13 +156,14 @@ func (r *Responder) load() error {
 		return fmt.Errorf("reading the compiled XDP program: %w", err)
 	}
 	for name, value := range map[string]any{
-		"cfg_mac":               [6]byte(r.dev.mac),
+		"cfg_mac":               bpf.MACWords([6]byte(r.dev.mac)),
 		"cfg_mss4":              uint16(r.dev.mtu - 40),
 		"cfg_mss6":              uint16(r.dev.mtu - 60),
 		"cfg_wscale":            uint8(bpf.WindowScale),
 		"cfg_window":            uint16(bpf.Window),
 		"cfg_partial_checksums": r.PartialChecksums(),
 		"cfg_services":          describe(r.opts.Services),
+		"cfg_sketch_shift":      uint32(64 - sketchBits(r.opts.Flows)),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("XDP program: %s: %w", name, err)
@@ -168,6 +172,7 @@ func (r *Responder) load() error {
 	spec.Maps["sockets"].MaxEntries = uint32(r.dev.queues)
 	spec.Maps["flows4"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["flows6"].MaxEntries = uint32(r.opts.Flows)
+	spec.Maps["sketch"].MaxEntries = 1 << sketchBits(r.opts.Flows) / 8
 	tables, err := newServiceTables(r.opts.Services, r.dev.addrs)
 	if err != nil {
 		return err
@@ -179,7 +184,18 @@ func (r *Responder) load() error {
 	if err != nil {
 		return err
 	}
-	r.flows = flowTable{flows4: r.objects.Flows4, flows6: r.objects.Flows6, keys: keys}
+	control, err := newControl()
+	if err != nil {
+		return err
+	}
+	if err := r.objects.Controls.Put(uint32(0), control); err != nil {
+		return fmt.Errorf("map controls: %w", err)
+	}
+	sketch, err := openSketch(r.objects.Sketch, control)
+	if err != nil {
+		return err
+	}
+	r.flows = flowTable{flows4: r.objects.Flows4, flows6: r.objects.Flows6, sketch: sketch, keys: keys}
 	if r.opts.KeyRotation > 0 {
 		ctx, stop := context.WithCancel(context.Background())
 		r.stopRotation = stop
@@ -188,6 +204,15 @@ func (r *Responder) load() error {
 		})
 	}
 	return tables.write(&r.objects)
+}
+
+// newControl arms all services, for a daemon that holds its lease for ever.
+func newControl() (*bpf.Control, error) {
+	c := &bpf.Control{Lease: math.MaxUint64, Armed: math.MaxUint64}
+	if err := binary.Read(rand.Reader, binary.NativeEndian, &c.SketchKey); err != nil {
+		return nil, fmt.Errorf("random key: %w", err)
+	}
+	return c, nil
 }
 
 // Attach is the last step: from its return on XDP answers. In Auto mode a driver that can't do
@@ -238,6 +263,9 @@ func (r *Responder) Close() {
 		if r.stopRotation != nil {
 			r.stopRotation()
 			r.rotation.Wait()
+		}
+		if r.flows.sketch != nil {
+			_ = r.flows.sketch.close() // nothing is left that could be lost
 		}
 		_ = r.objects.Close() // only closes file descriptors
 		r.release()
