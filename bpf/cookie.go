@@ -8,8 +8,12 @@ import (
 	"net/netip"
 )
 
-// CookieLifeTicks is how long a cookie with timestamps is accepted, in ticks.
-const CookieLifeTicks = 65536
+// How long a cookie with timestamps is accepted, and by how much the clocks of hosts that share their
+// keys may differ, in ticks.
+const (
+	CookieLifeTicks = 64512
+	CookieSkewTicks = 1024
+)
 
 const (
 	keyGenerations = 4
@@ -45,6 +49,7 @@ func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, gra
 	}
 	if o.Timestamps {
 		scale := uint32(o.WScale + 1)
+		now += k.Clock
 		ticks := now&^tsOptionMask | scale&tsOptionMask
 		if int32(ticks-now) > 0 {
 			ticks -= tsOptionMask + 1
@@ -91,12 +96,17 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 		}
 		return h, RedirectOpened
 	}
-	h.TsOffset = uint32(peer)
-	sent := o.TSEcr - h.TsOffset
-	if now-sent >= CookieLifeTicks {
+	sent := o.TSEcr - uint32(peer)
+	age := int32(now + k.Clock - sent)
+	if age < -CookieSkewTicks || age >= CookieLifeTicks {
 		return Handshake{}, DropBadTimestamp
 	}
-	h.RttTicks = now - sent
+	h.TsOffset = uint32(peer) + k.Clock
+	if age < 0 {
+		h.TsOffset -= uint32(age)
+		age = 0
+	}
+	h.RttTicks = uint32(age)
 	h.Flags |= HandshakeTimestamps
 	if scale = scale<<tsOptionBits | sent&tsOptionMask; scale > 0 {
 		h.Flags |= HandshakeWScale
@@ -107,7 +117,7 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 
 // TimestampOffset is what our timestamps towards this peer start from.
 func TimestampOffset(k *CookieKeys, remote, local netip.AddrPort) uint32 {
-	return uint32(cookiePeer(k, remote, local))
+	return uint32(cookiePeer(k, remote, local)) + k.Clock
 }
 
 func cookiePeer(k *CookieKeys, remote, local netip.AddrPort) uint64 {

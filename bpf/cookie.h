@@ -10,7 +10,9 @@
  *
  *  opts:             5..3 class of the MSS, 2..1 window scale (see below), 0 SACK permitted
  *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms) and its two lowest
- *                    bits are replaced by the low bits of the window scale, never ahead of now
+ *                    bits are replaced by the low bits of the window scale, never ahead of now.
+ *                    Hosts that share their keys must agree on the time too: they count from the
+ *                    epoch (keys.clock) instead of from their boot.
  *
  * peer:   SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low
  * half is the offset. That must not depend on the client's ISN nor on the generation: a client that
@@ -54,7 +56,8 @@ struct {
 #define TICK_SHIFT	  20 /* ns to ticks */
 #define TS_OPTION_BITS	  2
 #define TS_OPTION_MASK	  ((1 << TS_OPTION_BITS) - 1)
-#define COOKIE_LIFE_TICKS 65536 /* 68.7 s: longer than a client retries its first data */
+#define COOKIE_LIFE_TICKS 64512 /* 67.6 s: longer than a client retries its first data */
+#define COOKIE_SKEW_TICKS 1024	/* 1.07 s by which clocks of hosts with the same keys may differ */
 
 /* MSS, rounded down to the class. The lowest is what a hostile or broken client gets. */
 #define MSS_CLASSES 8
@@ -151,7 +154,10 @@ static __always_inline __u32 cookie_make(const struct cookie_keys *k, const stru
 
 	if (timestamps) {
 		__u32 scale = o->flags & HS_WSCALE ? o->wscale + 1 : 0;
-		__u32 ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
+		__u32 ticks;
+
+		now += k->clock;
+		ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
 
 		if ((__s32)(ticks - now) > 0)
 			ticks -= TS_OPTION_MASK + 1;
@@ -206,11 +212,15 @@ static __always_inline enum reason cookie_check(const struct cookie_keys *k, con
 	scale = opts >> 1 & 3;
 	if (timestamps) {
 		__u32 sent = bpf_ntohl(o->tsecr) - (__u32)peer;
-		__u32 age = now - sent;
+		__s32 age = now + k->clock - sent;
 
-		if (age >= COOKIE_LIFE_TICKS)
+		if (age < -COOKIE_SKEW_TICKS || age >= COOKIE_LIFE_TICKS)
 			return DROP_BAD_TIMESTAMP;
-		h->ts_offset = peer;
+		h->ts_offset = (__u32)peer + k->clock;
+		if (age < 0) { /* made by a host whose clock is ahead: ours must not fall behind */
+			h->ts_offset -= age;
+			age = 0;
+		}
 		h->rtt_ticks = age;
 		h->flags |= HS_TIMESTAMPS;
 		scale = scale << TS_OPTION_BITS | (sent & TS_OPTION_MASK);

@@ -26,7 +26,8 @@ type objectCookieKeys struct {
 	_         structs.HostLayout
 	Current   uint32
 	Valid     uint32
-	Strict    uint64
+	Strict    uint32
+	Clock     uint32
 	Key       [4]objectSiphashKey
 	Timestamp objectSiphashKey
 }

@@ -164,7 +164,8 @@ struct siphash_key {
 struct cookie_keys {
 	__u32 current;				 /* generation that SYN/ACKs are made with */
 	__u32 valid;				 /* bit set of generations that ACKs may name */
-	__u64 strict;				 /* nonzero: see cookie.h */
+	__u32 strict;				 /* nonzero: see cookie.h */
+	__u32 clock;				 /* ticks to add to CLOCK_MONOTONIC: see cookie.h */
 	struct siphash_key key[KEY_GENERATIONS]; /* by generation */
 	struct siphash_key timestamp;		 /* never rotated: see cookie.h */
 };
