@@ -45,6 +45,9 @@ type Options struct {
 	Flows     int  // capacity of each flow table; 0: DefaultFlows
 	// KeyRotation is how often the cookie's key changes. 0: DefaultKeyRotation; below: never.
 	KeyRotation time.Duration
+	// KeyFile is where the cookie's keys are read from, and read again when it changes; then there is
+	// no rotation. "": random keys of this process alone.
+	KeyFile string
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
 	Log      *slog.Logger // nil: slog.Default
@@ -62,8 +65,9 @@ type Responder struct {
 	mode    Mode
 	close   sync.Once
 
-	stopRotation context.CancelFunc // nil: no rotation
-	rotation     sync.WaitGroup
+	keyFile  *keyWatch          // nil: none
+	stopKeys context.CancelFunc // nil: not loaded
+	keys     sync.WaitGroup
 
 	link link.Link // kept: one that the garbage collector takes detaches the program
 }
@@ -74,7 +78,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if opts.Flows == 0 {
 		opts.Flows = DefaultFlows
 	}
-	if opts.KeyRotation == 0 {
+	switch {
+	case opts.KeyFile != "" && opts.KeyRotation > 0:
+		return nil, errors.New("a key file and key rotation exclude each other: the keys of a key file change with the file")
+	case opts.KeyFile == "" && opts.KeyRotation == 0:
 		opts.KeyRotation = DefaultKeyRotation
 	}
 	if opts.Log == nil {
@@ -105,6 +112,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := r.dev.refuseOthers(); err != nil {
 		return nil, err
 	}
+	keys, err := r.firstKeys()
+	if err != nil {
+		return nil, err
+	}
 	if !opts.Takeover {
 		release, err := holdPorts(opts.Services, r.dev.addrs, r.dev.index)
 		if err != nil {
@@ -115,7 +126,7 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
 	}
-	if err := r.load(); err != nil {
+	if err := r.load(keys); err != nil {
 		return nil, err
 	}
 	if r.sockets, err = r.dev.openSockets(); err != nil {
@@ -149,8 +160,18 @@ func (d *netdev) refuseOthers() error {
 		d.name, d.xdpID, name, d.name)
 }
 
+// firstKeys are those of the key file, or random ones.
+func (r *Responder) firstKeys() (keys KeySet, err error) {
+	if r.opts.KeyFile == "" {
+		return GenerateKeys()
+	}
+	r.keyFile, keys, err = openKeyFile(r.opts.KeyFile, r.log)
+	keys.keys.Clock = sharedClock() // who shares keys must agree on the time as well
+	return keys, err
+}
+
 // load puts program and maps into the kernel, filled.
-func (r *Responder) load() error {
+func (r *Responder) load(first KeySet) error {
 	spec, err := bpf.Load()
 	if err != nil {
 		return fmt.Errorf("reading the compiled XDP program: %w", err)
@@ -180,7 +201,7 @@ func (r *Responder) load() error {
 	if err := spec.LoadAndAssign(&r.objects, nil); err != nil {
 		return explainLoad(err)
 	}
-	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) })
+	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) }, first)
 	if err != nil {
 		return err
 	}
@@ -196,10 +217,14 @@ func (r *Responder) load() error {
 		return err
 	}
 	r.flows = flowTable{flows4: r.objects.Flows4, flows6: r.objects.Flows6, sketch: sketch, keys: keys}
-	if r.opts.KeyRotation > 0 {
-		ctx, stop := context.WithCancel(context.Background())
-		r.stopRotation = stop
-		r.rotation.Go(func() {
+	ctx, stop := context.WithCancel(context.Background())
+	r.stopKeys = stop
+	switch {
+	case r.keyFile != nil:
+		r.keyFile.ring = keys
+		r.keys.Go(func() { r.keyFile.run(ctx) })
+	case r.opts.KeyRotation > 0:
+		r.keys.Go(func() {
 			keys.run(ctx, r.opts.KeyRotation, func(err error) { r.log.Error("key rotation; the old key stays", "err", err) })
 		})
 	}
@@ -260,9 +285,9 @@ func (r *Responder) Close() {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
 			}
 		}
-		if r.stopRotation != nil {
-			r.stopRotation()
-			r.rotation.Wait()
+		if r.stopKeys != nil {
+			r.stopKeys()
+			r.keys.Wait()
 		}
 		if r.flows.sketch != nil {
 			_ = r.flows.sketch.close() // nothing is left that could be lost
@@ -292,6 +317,9 @@ func readCounters(m *ebpf.Map) (sum [bpf.ReasonCount]uint64, err error) {
 
 // Sockets are the AF_XDP sockets, by queue. They belong to the responder.
 func (r *Responder) Sockets() []*afxdp.Socket { return r.sockets }
+
+// Keys says which of the cookie's keys are in use.
+func (r *Responder) Keys() KeyStatus { return r.flows.keys.status() }
 
 // FlowTable is XDP's table of flows.
 func (r *Responder) FlowTable() userspace.FlowTable { return &r.flows }

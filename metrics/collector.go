@@ -59,6 +59,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		s.gauge(up, 1)
 		s.packets(&reasons)
 	}
+	s.keys(c.src.Keys())
 	s.engine(&engine)
 	for queue, st := range c.src.Sockets() {
 		s.socket(strconv.Itoa(queue), &st)
@@ -96,6 +97,14 @@ func (s scrape) packets(n *[bpf.ReasonCount]uint64) {
 	}
 	s.counter(synAcks, n[bpf.TxSynAck], "xdp")
 	s.counter(handshakesCompleted, n[bpf.RedirectOpened])
+}
+
+func (s scrape) keys(k Keys) {
+	s.gauge(keyGeneration, float64(k.Generation))
+	s.gauge(keysAccepted, float64(k.Accepted))
+	s.gauge(keyAge, k.Age.Seconds())
+	s.counter(keyFileLoads, k.Loads)
+	s.counter(keyFailures, k.Failures)
 }
 
 // refusesHandshake says whether packets with this verdict were, or may have been, a SYN or a final

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -50,7 +51,14 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 			if r := opts.loader.KeyRotation; r != 0 && r < time.Second {
 				return errUsage{fmt.Errorf("--key-rotation %v: want at least 1s, or 0 for never: a client has one to two periods to finish its handshake", r)}
 			}
-			if opts.loader.KeyRotation == 0 {
+			switch withFile := cmd.Flags().Changed("keys"); {
+			case withFile && opts.loader.KeyFile == "":
+				return errUsage{errors.New("--keys '': want the name of a key file; without --keys the keys are this process's own")}
+			case withFile && cmd.Flags().Changed("key-rotation"):
+				return errUsage{errors.New("--keys and --key-rotation exclude each other: the keys of a key file change with the file")}
+			case withFile:
+				opts.loader.KeyRotation = 0
+			case opts.loader.KeyRotation == 0:
 				opts.loader.KeyRotation = -1 // what 0 means on the command line
 			}
 			d, err := startDaemon(opts, e.log)
@@ -73,6 +81,7 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 	flags.StringVar(&opts.metrics, "metrics", "127.0.0.1:9400", "`ADDR:PORT` for Prometheus; empty for none")
 	flags.IntVar(&opts.loader.Flows, "flows", loader.DefaultFlows, "`capacity` of each flow table, IPv4 and IPv6")
 	flags.DurationVar(&opts.loader.KeyRotation, "key-rotation", loader.DefaultKeyRotation, "`period` after which the cookie's key changes; 0 for never")
+	flags.StringVar(&opts.loader.KeyFile, "keys", "", "key `FILE` that all hosts of a shared address have; followed when it changes; see xdptcp keys --help")
 	flags.BoolVar(&opts.loader.Takeover, "takeover", false, "take new connections to ports that a kernel socket holds")
 	return cmd
 }

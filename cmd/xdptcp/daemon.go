@@ -195,6 +195,12 @@ func (d *daemon) Sockets() []afxdp.Stats {
 	return list
 }
 
+// Keys says which of the cookie's keys are in use.
+func (d *daemon) Keys() metrics.Keys {
+	k := d.responder.Keys()
+	return metrics.Keys{Generation: k.Generation, Accepted: k.Accepted, Age: k.Age, Loads: k.Loads, Failures: k.Failures}
+}
+
 // About says what runs.
 func (d *daemon) About() metrics.About {
 	zero := true

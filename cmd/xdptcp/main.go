@@ -2,7 +2,7 @@
 
 // Command xdptcp answers TCP handshakes in XDP and serves the connections in Go.
 //
-// Noun commands (status, version) change nothing; verb commands (attach, demo) do.
+// Noun commands (status, keys list, version) change nothing; verb commands (attach, keys add, demo) do.
 package main
 
 import (
@@ -84,13 +84,8 @@ finish the handshake are served by a TCP in Go over AF_XDP.
 Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (generic mode).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return errUsage{fmt.Errorf("unknown command %q: see xdptcp --help", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          noCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			log, err := newLog(e.stderr, logFormat, logLevel)
 			e.log = log
@@ -101,7 +96,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (gen
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
 	root.PersistentFlags().StringVar(&logFormat, "log-format", "text", "format of the log on stderr: text or json")
 	root.PersistentFlags().StringVar(&logLevel, "log-level", "info", "least level that is logged: debug, info, warn or error")
-	root.AddCommand(newAttach(e), newStatus(e), newDemo(e), newVersion(e))
+	root.AddCommand(newAttach(e), newStatus(e), newKeys(e), newDemo(e), newVersion(e))
 	return root
 }
 
@@ -118,6 +113,14 @@ func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	}
 	return nil, errUsage{fmt.Errorf("--log-format %q: want text or json", format)}
+}
+
+// noCommand refuses what a command with subcommands finds instead of one.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return errUsage{fmt.Errorf("unknown command %q: see %s --help", args[0], cmd.CommandPath())}
+	}
+	return nil
 }
 
 // takes refuses a number of arguments that is not least to most, as a usage error.
