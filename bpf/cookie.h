@@ -14,16 +14,19 @@
  *                    Hosts that share their keys must agree on the time too: they count from the
  *                    epoch (keys.clock) instead of from their boot.
  *
- * peer:   SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low
- * half is the offset. That must not depend on the client's ISN nor on the generation: a client that
+ * peer: SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low half
+ * is the offset. That must not depend on the client's ISN nor on the generation: a client that
  * reuses a port out of its TIME-WAIT drops a SYN/ACK whose TSval is older than the last one it saw
  * (PAWS, RFC 7323, 5.2), so our timestamps must grow over all connections of the same ports. 1-3,
- * because it only adds to what the MAC already demands. MAC:    SipHash-2-4 over peer and the
- * client's ISN, under the key of generation gen. 2-4 because this is the only thing between a
- * forger and a connection. Hashing peer instead of the addresses saves IPv6 half of the rounds; two
- * connections with the same 64 bits would share their cookies, but nobody can tell which ones those
- * are without the key. It sits in the high bits of the ISN, so that a blind attacker who must hit a
- * window of 2^16 in our sequence space (RFC 5961, 1.1) still has to try all of 2^16 windows.
+ * because it only adds to what the MAC already demands.
+ *
+ * MAC: SipHash-2-4 over one block, peer with the client's ISN XORed into its other half, under the
+ * key of generation gen. 2-4, because this is the only thing between a forger and a connection; one
+ * block, without the usual one for the length, because the length never varies. Hashing peer
+ * instead of all addresses saves IPv6 more than half of the rounds. Two connections with the same
+ * block would share their cookie: a chance of 2^-64, and nobody can look for them without the key.
+ * The MAC sits in the high bits of the ISN, so that a blind attacker who must hit a window of 2^16
+ * in our sequence space (RFC 5961, 1.1) still has to try all of 2^16 windows.
  *
  * What a forged connection costs, in expected ACKs, when addresses are spoofed:
  *   without timestamps  2^24                    (the MAC; the generation is known or tried thrice)
@@ -115,9 +118,9 @@ static __always_inline __u64 cookie_peer(const struct siphash_key *k, const stru
 
 static __always_inline __u64 cookie_hash(const struct siphash_key *k, __u64 peer, __be32 irs)
 {
-	__u64 w[2] = { peer, irs | 12ull << 56 };
+	__u64 block = peer ^ (__u64)irs << 32;
 
-	return siphash(k, w, 2, 2, 4);
+	return siphash(k, &block, 1, 2, 4);
 }
 
 static __always_inline struct cookie_keys *cookie_keys(void)

@@ -292,7 +292,7 @@ func TestRandomAcksAreRefusedAtTheComputedRate(t *testing.T) {
 			iss, irs := r.Uint32(), uint32(i)
 			o.TSEcr = r.Uint32()
 			key := &k.Key[iss&3]
-			for bits := leadingZeros(cookieMAC(siphash(key, 2, 4, cookieMessage(cookiePeer(k, o.Remote, o.Local), irs)), timestamps) ^ iss); bits > 0; bits-- {
+			for bits := leadingZeros(cookieMAC(sipWords(key, 2, 4, cookieBlock(cookiePeer(k, o.Remote, o.Local), irs)), timestamps) ^ iss); bits > 0; bits-- {
 				matches[bits]++
 			}
 			if i%4 == 0 {
