@@ -181,8 +181,8 @@ func siphash(k *SiphashKey, c, d int, msg []byte) uint64 {
 
 // sipWords is SipHash-c-d of blocks, of which the last would carry the message's length.
 func sipWords(k *SiphashKey, c, d int, words ...uint64) uint64 {
-	v0, v1 := k.K0^0x736f6d6570736575, k.K1^0x646f72616e646f6d
-	v2, v3 := k.K0^0x6c7967656e657261, k.K1^0x7465646279746573
+	start := k.state()
+	v0, v1, v2, v3 := start.V0, start.V1, start.V2, start.V3
 	round := func() {
 		v0 += v1
 		v2 += v3

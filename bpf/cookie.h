@@ -105,7 +105,7 @@ struct tuple {
 	__u32 v6;      /* compile-time constant after inlining */
 };
 
-static __always_inline __u64 cookie_peer(const struct siphash_key *k, const struct tuple *t)
+static __always_inline __u64 cookie_peer(const struct sipstate *k, const struct tuple *t)
 {
 	if (t->v6) {
 		__u64 w[5] = { t->word[0], t->word[1], t->word[2], t->word[3],
@@ -116,7 +116,7 @@ static __always_inline __u64 cookie_peer(const struct siphash_key *k, const stru
 	return siphash(k, w, 2, 1, 3);
 }
 
-static __always_inline __u64 cookie_hash(const struct siphash_key *k, __u64 peer, __be32 irs)
+static __always_inline __u64 cookie_hash(const struct sipstate *k, __u64 peer, __be32 irs)
 {
 	__u64 block = peer ^ (__u64)irs << 32;
 

@@ -28,8 +28,8 @@ type objectCookieKeys struct {
 	Valid     uint32
 	Strict    uint32
 	Clock     uint32
-	Key       [4]objectSiphashKey
-	Timestamp objectSiphashKey
+	Key       [4]objectSipstate
+	Timestamp objectSipstate
 }
 
 type objectFlow4 struct {
@@ -152,10 +152,12 @@ type objectShield struct {
 	Up    uint32
 }
 
-type objectSiphashKey struct {
+type objectSipstate struct {
 	_  structs.HostLayout
-	K0 uint64
-	K1 uint64
+	V0 uint64
+	V1 uint64
+	V2 uint64
+	V3 uint64
 }
 
 type objectWindow struct {
