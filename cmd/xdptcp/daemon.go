@@ -136,7 +136,7 @@ func (d *daemon) wait(ctx context.Context) error {
 	}
 }
 
-// close ends everything: connections get their FIN, then the program comes off, then the rest goes.
+// close ends everything: connections get their FIN, those who count end, then the program comes off.
 func (d *daemon) close() {
 	d.closing.Do(func() {
 		d.cancel()
@@ -150,15 +150,15 @@ func (d *daemon) close() {
 			cancel()
 			d.engine.Close(closeGrace)
 		}
-		if d.responder != nil {
-			d.responder.Close()
-		}
 		if d.metrics != nil {
 			grace, cancel := context.WithTimeout(context.Background(), metricsGrace)
 			defer cancel()
 			_ = d.metrics.Shutdown(grace) // the process ends anyway
 		}
-		d.running.Wait()
+		d.running.Wait() // the page and the metrics read the responder's maps
+		if d.responder != nil {
+			d.responder.Close()
+		}
 	})
 }
 
