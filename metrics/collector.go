@@ -95,8 +95,8 @@ func (s scrape) packets(n *[bpf.ReasonCount]uint64) {
 			s.counter(handshakesRefused, packetsSeen, "xdp", reason)
 		}
 	}
-	s.counter(synAcks, n[bpf.TxSynAck], "xdp")
-	s.counter(handshakesCompleted, n[bpf.RedirectOpened])
+	s.counter(synAcks, n[bpf.TxSynAck]+n[bpf.RedirectSynAck], "xdp")
+	s.counter(handshakesCompleted, n[bpf.RedirectOpened]+n[bpf.PassHandedOver])
 }
 
 func (s scrape) keys(k Keys) {
@@ -108,10 +108,11 @@ func (s scrape) keys(k Keys) {
 }
 
 // refusesHandshake says whether packets with this verdict were, or may have been, a SYN or a final
-// ACK. Every drop may, but one: a RST, FIN or SYN/ACK of no flow opens nothing.
+// ACK. Every drop may, but two: a RST, FIN or SYN/ACK of no flow opens nothing, and a queue without
+// socket loses what is open already.
 func refusesHandshake(r bpf.Reason) bool {
 	verdict, _ := bpf.ReasonLabels(r)
-	return verdict == "drop" && r != bpf.DropNoFlow
+	return r == bpf.TxReset || verdict == "drop" && r != bpf.DropNoFlow && r != bpf.DropNoSocket
 }
 
 func (s scrape) engine(st *userspace.Stats) {

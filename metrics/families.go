@@ -66,7 +66,7 @@ var families = [familyCount]struct {
 		"Always 1; the labels say what is running. mode=\"generic\" means that the driver has no XDP of its own and each " +
 			"packet costs an skb: a flood will hurt. Use another driver, or fewer queues or a smaller MTU if that is why it refused."},
 	queues: {"queues", nil,
-		"RX queues that have an AF_XDP socket. Packets of any other queue pass to the kernel, with reason no_socket."},
+		"RX queues that have an AF_XDP socket. Connections of any other queue get no answer: their packets are dropped with reason no_socket."},
 	flowCapacity: {"flow_table_capacity", nil,
 		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
 
@@ -83,7 +83,8 @@ var families = [familyCount]struct {
 		"SYNs and final ACKs refused, by xdp or the engine, and why. bad_cookie, bad_timestamp: forged or very late ACKs. " +
 			"expired_key: very late, or hosts of a fleet with different keys. table_full: raise the flow table's size. " +
 			"backlog_full: the service accepts too slowly. no_listener: the service has stopped. no_room: the driver's headroom is too small. " +
-			"bad_source, bad_flags, bad_tcp, bad_checksum: packets that no honest client sends."},
+			"bad_source, land, bad_flags, bad_tcp, bad_checksum: packets that no honest client sends. denied: by the lists. " +
+			"reply_cap, rate_limited: the limits of attach. reset: an ACK without a valid cookie, answered with RST."},
 	handshakeDuration: {"handshake_duration_seconds", nil,
 		"Time from SYN/ACK to final ACK, of clients with TCP timestamps; the clock has steps of 4.2 ms. It is the network's " +
 			"round trip: if it grows, look at the path and not at this host."},
