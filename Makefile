@@ -24,7 +24,7 @@ demo-stay: build ## the same, and keep the lab until Ctrl-C
 	./bin/xdptcp demo
 
 .PHONY: test
-test: deps lint generate-check unit e2e ## everything CI runs (as root)
+test: deps lint generate-check unit e2e kernels ## everything CI runs (as root)
 
 .PHONY: deps
 deps: ## install what the tests need and this machine lacks (apt)
@@ -57,6 +57,10 @@ unit: ## unit tests and packet tests of the XDP program, with the race detector
 .PHONY: e2e
 e2e: ## end-to-end tests in network namespaces, with the race detector
 	$(GO) test -race -timeout 15m ./vmtest
+
+.PHONY: kernels
+kernels: ## packet tests on Debian's 6.1 and 6.12 kernels, in QEMU
+	@vmtest/kernels.sh
 
 .PHONY: bench
 bench: ## nanoseconds per packet of the XDP program, net of the harness
