@@ -4,7 +4,7 @@ GO        ?= go
 CLANG     := 19
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-C_FILES   := $(wildcard bpf/*.c bpf/*.h bpf/testdata/*.c bpf/testdata/*.h)
+C_FILES   := $(wildcard bpf/*.c bpf/*.h bpf/testdata/*.c bpf/testdata/*.h vmtest/flood/*.c)
 
 .PHONY: help
 help: ## list the targets
@@ -43,8 +43,8 @@ format: ## format Go and C in place
 	clang-format-$(CLANG) -i $(C_FILES)
 
 .PHONY: generate
-generate: ## compile the BPF programs (bpf/*.o and their Go side)
-	$(GO) generate ./bpf
+generate: ## compile the BPF programs (*.o and their Go side)
+	$(GO) generate ./bpf ./vmtest/flood
 
 .PHONY: generate-check
 generate-check: ## fail if the committed BPF objects are not what their source gives
@@ -65,6 +65,10 @@ kernels: ## packet tests on Debian's 6.1 and 6.12 kernels, in QEMU
 .PHONY: bench
 bench: ## nanoseconds per packet of the XDP program, net of the harness
 	$(GO) test -run '^$$' -bench '^BenchmarkXDP$$' ./bpf
+
+.PHONY: bench-flood
+bench-flood: build ## a SYN flood, live in a lab: answers, and honest clients beside it (as root)
+	./bin/xdptcp bench flood --rival kernel
 
 .PHONY: clean
 clean: ## remove what build made
