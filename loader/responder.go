@@ -193,7 +193,7 @@ func (r *Responder) load(first KeySet) error {
 	spec.Maps["sockets"].MaxEntries = uint32(r.dev.queues)
 	spec.Maps["flows4"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["flows6"].MaxEntries = uint32(r.opts.Flows)
-	spec.Maps["sketch"].MaxEntries = 1 << sketchBits(r.opts.Flows) / 8
+	spec.Maps["sketch"].MaxEntries = 1 << sketchBits(r.opts.Flows) / 16
 	tables, err := newServiceTables(r.opts.Services, r.dev.addrs)
 	if err != nil {
 		return err
