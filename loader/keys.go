@@ -65,6 +65,12 @@ func (k *keyring) rotate() error {
 	return k.publish(&named)
 }
 
+// inherit goes on with the keys of another program. How strict this one is stays its own.
+func (k *keyring) inherit(keys *bpf.CookieKeys) error {
+	keys.Strict = k.current.Load().Strict
+	return k.publish(keys)
+}
+
 func (k *keyring) publish(keys *bpf.CookieKeys) error {
 	if err := k.put(keys); err != nil {
 		return fmt.Errorf("map keys: %w", err)
