@@ -18,12 +18,6 @@ type benchFrame struct {
 	Word [16]uint64
 }
 
-type benchSiphashKey struct {
-	_  structs.HostLayout
-	K0 uint64
-	K1 uint64
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.

@@ -274,7 +274,7 @@ func TestSipHashVectorInBPF(t *testing.T) {
 	needRoot(t)
 	spec, err := loadBench()
 	must(t, err)
-	must(t, spec.Variables["hash_key"].Set(&SiphashKey{K0: 0x0706050403020100, K1: 0x0f0e0d0c0b0a0908}))
+	must(t, spec.Variables["hash_key"].Set([2]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908}))
 	var o benchObjects
 	must(t, spec.LoadAndAssign(&o, nil))
 	defer o.Close()

@@ -23,10 +23,6 @@ type (
 	// Handshake is what XDP agreed with a client: the flow table's value, and the record in front
 	// of the frames that may be the first the engine sees of a flow.
 	Handshake = objectHandshake
-	// CookieKeys is the one value of the `keys` map.
-	CookieKeys = objectCookieKeys
-	// SiphashKey is one 128-bit key.
-	SiphashKey = objectSiphashKey
 	// Flow4 and Flow6 are the keys of the flow tables, in network byte order.
 	Flow4 = objectFlow4
 	Flow6 = objectFlow6

@@ -8,8 +8,12 @@ import (
 	"net/netip"
 )
 
-// CookieLifeTicks is how long a cookie with timestamps is accepted, in ticks.
-const CookieLifeTicks = 65536
+// How long a cookie with timestamps is accepted, and by how much the clocks of hosts that share their
+// keys may differ, in ticks.
+const (
+	CookieLifeTicks = 64512
+	CookieSkewTicks = 1024
+)
 
 const (
 	keyGenerations = 4
@@ -35,7 +39,7 @@ type Offer struct {
 func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, granted Offer) {
 	generation := k.Current & (keyGenerations - 1)
 	peer := cookiePeer(k, o.Remote, o.Local)
-	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(peer, irs))
+	hash := sipWords(&k.Key[generation], 2, 4, cookieBlock(peer, irs))
 	if k.Strict != 0 && !o.Timestamps {
 		o.SACK, o.WScale = false, -1
 	}
@@ -45,6 +49,7 @@ func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, gra
 	}
 	if o.Timestamps {
 		scale := uint32(o.WScale + 1)
+		now += k.Clock
 		ticks := now&^tsOptionMask | scale&tsOptionMask
 		if int32(ticks-now) > 0 {
 			ticks -= tsOptionMask + 1
@@ -70,7 +75,7 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 		return Handshake{}, DropExpiredKey
 	}
 	peer := cookiePeer(k, o.Remote, o.Local)
-	hash := siphash(&k.Key[generation], 2, 4, cookieMessage(peer, irs))
+	hash := sipWords(&k.Key[generation], 2, 4, cookieBlock(peer, irs))
 	opts := cookieMAC(hash, o.Timestamps) ^ iss
 	if opts>>8 != 0 {
 		return Handshake{}, DropBadCookie
@@ -91,12 +96,17 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 		}
 		return h, RedirectOpened
 	}
-	h.TsOffset = uint32(peer)
-	sent := o.TSEcr - h.TsOffset
-	if now-sent >= CookieLifeTicks {
+	sent := o.TSEcr - uint32(peer)
+	age := int32(now + k.Clock - sent)
+	if age < -CookieSkewTicks || age >= CookieLifeTicks {
 		return Handshake{}, DropBadTimestamp
 	}
-	h.RttTicks = now - sent
+	h.TsOffset = uint32(peer) + k.Clock
+	if age < 0 {
+		h.TsOffset -= uint32(age)
+		age = 0
+	}
+	h.RttTicks = uint32(age)
 	h.Flags |= HandshakeTimestamps
 	if scale = scale<<tsOptionBits | sent&tsOptionMask; scale > 0 {
 		h.Flags |= HandshakeWScale
@@ -107,7 +117,7 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 
 // TimestampOffset is what our timestamps towards this peer start from.
 func TimestampOffset(k *CookieKeys, remote, local netip.AddrPort) uint32 {
-	return uint32(cookiePeer(k, remote, local))
+	return uint32(cookiePeer(k, remote, local)) + k.Clock
 }
 
 func cookiePeer(k *CookieKeys, remote, local netip.AddrPort) uint64 {
@@ -150,15 +160,29 @@ func appendTuple(b []byte, remote, local netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(b, local.Port())
 }
 
-func cookieMessage(peer uint64, irs uint32) []byte {
-	return binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint64(nil, peer), irs)
+// cookieBlock takes the client's ISN as it lies in the packet.
+func cookieBlock(peer uint64, irs uint32) uint64 {
+	return peer ^ uint64(binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, irs)))<<32
 }
 
 // siphash is SipHash-c-d of msg, whose length is a multiple of 4. The program loads its words in the
 // machine's byte order, so does this; on a little-endian machine it is the standard function.
 func siphash(k *SiphashKey, c, d int, msg []byte) uint64 {
-	v0, v1 := k.K0^0x736f6d6570736575, k.K1^0x646f72616e646f6d
-	v2, v3 := k.K0^0x6c7967656e657261, k.K1^0x7465646279746573
+	var words []uint64
+	last := uint64(len(msg)) << 56
+	for ; len(msg) >= 8; msg = msg[8:] {
+		words = append(words, binary.NativeEndian.Uint64(msg))
+	}
+	if len(msg) >= 4 {
+		last |= uint64(binary.NativeEndian.Uint32(msg))
+	}
+	return sipWords(k, c, d, append(words, last)...)
+}
+
+// sipWords is SipHash-c-d of blocks, of which the last would carry the message's length.
+func sipWords(k *SiphashKey, c, d int, words ...uint64) uint64 {
+	start := k.state()
+	v0, v1, v2, v3 := start.V0, start.V1, start.V2, start.V3
 	round := func() {
 		v0 += v1
 		v2 += v3
@@ -171,22 +195,13 @@ func siphash(k *SiphashKey, c, d int, msg []byte) uint64 {
 		v3 = bits.RotateLeft64(v3, 21) ^ v0
 		v2 = bits.RotateLeft64(v2, 32)
 	}
-	absorb := func(m uint64) {
+	for _, m := range words {
 		v3 ^= m
 		for range c {
 			round()
 		}
 		v0 ^= m
 	}
-	length := uint64(len(msg))
-	for ; len(msg) >= 8; msg = msg[8:] {
-		absorb(binary.NativeEndian.Uint64(msg))
-	}
-	last := length << 56
-	if len(msg) >= 4 {
-		last |= uint64(binary.NativeEndian.Uint32(msg))
-	}
-	absorb(last)
 	v2 ^= 0xff
 	for range d {
 		round()

@@ -10,18 +10,23 @@
  *
  *  opts:             5..3 class of the MSS, 2..1 window scale (see below), 0 SACK permitted
  *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms) and its two lowest
- *                    bits are replaced by the low bits of the window scale, never ahead of now
+ *                    bits are replaced by the low bits of the window scale, never ahead of now.
+ *                    Hosts that share their keys must agree on the time too: they count from the
+ *                    epoch (keys.clock) instead of from their boot.
  *
- * peer:   SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low
- * half is the offset. That must not depend on the client's ISN nor on the generation: a client that
+ * peer: SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low half
+ * is the offset. That must not depend on the client's ISN nor on the generation: a client that
  * reuses a port out of its TIME-WAIT drops a SYN/ACK whose TSval is older than the last one it saw
  * (PAWS, RFC 7323, 5.2), so our timestamps must grow over all connections of the same ports. 1-3,
- * because it only adds to what the MAC already demands. MAC:    SipHash-2-4 over peer and the
- * client's ISN, under the key of generation gen. 2-4 because this is the only thing between a
- * forger and a connection. Hashing peer instead of the addresses saves IPv6 half of the rounds; two
- * connections with the same 64 bits would share their cookies, but nobody can tell which ones those
- * are without the key. It sits in the high bits of the ISN, so that a blind attacker who must hit a
- * window of 2^16 in our sequence space (RFC 5961, 1.1) still has to try all of 2^16 windows.
+ * because it only adds to what the MAC already demands.
+ *
+ * MAC: SipHash-2-4 over one block, peer with the client's ISN XORed into its other half, under the
+ * key of generation gen. 2-4, because this is the only thing between a forger and a connection; one
+ * block, without the usual one for the length, because the length never varies. Hashing peer
+ * instead of all addresses saves IPv6 more than half of the rounds. Two connections with the same
+ * block would share their cookie: a chance of 2^-64, and nobody can look for them without the key.
+ * The MAC sits in the high bits of the ISN, so that a blind attacker who must hit a window of 2^16
+ * in our sequence space (RFC 5961, 1.1) still has to try all of 2^16 windows.
  *
  * What a forged connection costs, in expected ACKs, when addresses are spoofed:
  *   without timestamps  2^24                    (the MAC; the generation is known or tried thrice)
@@ -54,7 +59,8 @@ struct {
 #define TICK_SHIFT	  20 /* ns to ticks */
 #define TS_OPTION_BITS	  2
 #define TS_OPTION_MASK	  ((1 << TS_OPTION_BITS) - 1)
-#define COOKIE_LIFE_TICKS 65536 /* 68.7 s: longer than a client retries its first data */
+#define COOKIE_LIFE_TICKS 64512 /* 67.6 s: longer than a client retries its first data */
+#define COOKIE_SKEW_TICKS 1024	/* 1.07 s by which clocks of hosts with the same keys may differ */
 
 /* MSS, rounded down to the class. The lowest is what a hostile or broken client gets. */
 #define MSS_CLASSES 8
@@ -99,7 +105,7 @@ struct tuple {
 	__u32 v6;      /* compile-time constant after inlining */
 };
 
-static __always_inline __u64 cookie_peer(const struct siphash_key *k, const struct tuple *t)
+static __always_inline __u64 cookie_peer(const struct sipstate *k, const struct tuple *t)
 {
 	if (t->v6) {
 		__u64 w[5] = { t->word[0], t->word[1], t->word[2], t->word[3],
@@ -110,11 +116,11 @@ static __always_inline __u64 cookie_peer(const struct siphash_key *k, const stru
 	return siphash(k, w, 2, 1, 3);
 }
 
-static __always_inline __u64 cookie_hash(const struct siphash_key *k, __u64 peer, __be32 irs)
+static __always_inline __u64 cookie_hash(const struct sipstate *k, __u64 peer, __be32 irs)
 {
-	__u64 w[2] = { peer, irs | 12ull << 56 };
+	__u64 block = peer ^ (__u64)irs << 32;
 
-	return siphash(k, w, 2, 2, 4);
+	return siphash(k, &block, 1, 2, 4);
 }
 
 static __always_inline struct cookie_keys *cookie_keys(void)
@@ -151,7 +157,10 @@ static __always_inline __u32 cookie_make(const struct cookie_keys *k, const stru
 
 	if (timestamps) {
 		__u32 scale = o->flags & HS_WSCALE ? o->wscale + 1 : 0;
-		__u32 ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
+		__u32 ticks;
+
+		now += k->clock;
+		ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
 
 		if ((__s32)(ticks - now) > 0)
 			ticks -= TS_OPTION_MASK + 1;
@@ -206,11 +215,15 @@ static __always_inline enum reason cookie_check(const struct cookie_keys *k, con
 	scale = opts >> 1 & 3;
 	if (timestamps) {
 		__u32 sent = bpf_ntohl(o->tsecr) - (__u32)peer;
-		__u32 age = now - sent;
+		__s32 age = now + k->clock - sent;
 
-		if (age >= COOKIE_LIFE_TICKS)
+		if (age < -COOKIE_SKEW_TICKS || age >= COOKIE_LIFE_TICKS)
 			return DROP_BAD_TIMESTAMP;
-		h->ts_offset = peer;
+		h->ts_offset = (__u32)peer + k->clock;
+		if (age < 0) { /* made by a host whose clock is ahead: ours must not fall behind */
+			h->ts_offset -= age;
+			age = 0;
+		}
 		h->rtt_ticks = age;
 		h->flags |= HS_TIMESTAMPS;
 		scale = scale << TS_OPTION_BITS | (sent & TS_OPTION_MASK);

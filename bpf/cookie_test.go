@@ -292,7 +292,7 @@ func TestRandomAcksAreRefusedAtTheComputedRate(t *testing.T) {
 			iss, irs := r.Uint32(), uint32(i)
 			o.TSEcr = r.Uint32()
 			key := &k.Key[iss&3]
-			for bits := leadingZeros(cookieMAC(siphash(key, 2, 4, cookieMessage(cookiePeer(k, o.Remote, o.Local), irs)), timestamps) ^ iss); bits > 0; bits-- {
+			for bits := leadingZeros(cookieMAC(sipWords(key, 2, 4, cookieBlock(cookiePeer(k, o.Remote, o.Local), irs)), timestamps) ^ iss); bits > 0; bits-- {
 				matches[bits]++
 			}
 			if i%4 == 0 {
@@ -452,6 +452,43 @@ func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
 	for scale, class := range []uint32{0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3} {
 		if got := wscaleClass(int8(scale)); got != class {
 			t.Errorf("window scale %d is of class %d, want %d", scale, got, class)
+		}
+	}
+}
+
+// Two hosts with the same keys booted at different times, and their clocks differ a little: each opens
+// what the other answered, and neither's timestamps go back from the SYN/ACK's.
+func TestHostsWithTheSameKeysShareTheirClock(t *testing.T) {
+	p := load(t, options{})
+	maker, checker := testKeys(), testKeys()
+	checker.Clock = 5_000_000 // the maker booted so many ticks later
+	p.setKeys(checker)
+	for i, c := range []struct {
+		ahead  int32 // ticks by which the maker's clock is ahead of the checker's
+		reason Reason
+	}{
+		{-CookieLifeTicks, DropBadTimestamp}, {-1000, RedirectOpened}, {0, RedirectOpened}, {500, RedirectOpened},
+		{CookieSkewTicks - 100, RedirectOpened}, {CookieSkewTicks + 100, DropBadTimestamp},
+	} {
+		for _, f := range families {
+			t.Run(fmt.Sprintf("%s, %d ticks ahead", f.name, c.ahead), func(t *testing.T) {
+				p := p.with(t)
+				s := f.syn(nil)
+				s.src = netip.AddrPortFrom(s.src.Addr(), uint16(50000+i))
+				o := Offer{MSS: 1460, WScale: 7, SACK: true, Timestamps: true, Remote: s.src, Local: s.dst}
+				maker.Clock = checker.Clock + uint32(c.ahead)
+				iss, tsval, _ := MakeCookie(maker, o, s.seq, ticks())
+				synack := packet{segment: segment{src: s.dst, dst: s.src, to: clientMAC, from: serverMAC, seq: iss}, tsval: tsval}
+				a := answer(synack, s.seq+1)
+				if c.reason != RedirectOpened {
+					p.expect(a.frame(), c.reason)
+					return
+				}
+				h := p.open(t, checker, a)
+				if behind := int32(tsval - h.TsOffset - ticks()); behind > 0 {
+					t.Errorf("the engine's timestamps start %d ticks behind the SYN/ACK's", behind)
+				}
+			})
 		}
 	}
 }

@@ -424,7 +424,7 @@ func TestCookieAge(t *testing.T) {
 		}{
 			{0, RedirectOpened}, {1, RedirectOpened}, {1000, RedirectOpened}, {CookieLifeTicks - 1000, RedirectOpened},
 			{CookieLifeTicks, DropBadTimestamp}, {CookieLifeTicks + 1, DropBadTimestamp}, {1 << 20, DropBadTimestamp},
-			{1 << 31, DropBadTimestamp}, {1<<32 - 100, DropBadTimestamp},
+			{1 << 31, DropBadTimestamp}, {1<<32 - 1100, DropBadTimestamp},
 		} {
 			t.Run(fmt.Sprintf("%s, %d ticks old", f.name, int32(c.age)), func(t *testing.T) {
 				p := p.with(t)

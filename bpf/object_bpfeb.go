@@ -26,9 +26,10 @@ type objectCookieKeys struct {
 	_         structs.HostLayout
 	Current   uint32
 	Valid     uint32
-	Strict    uint64
-	Key       [4]objectSiphashKey
-	Timestamp objectSiphashKey
+	Strict    uint32
+	Clock     uint32
+	Key       [4]objectSipstate
+	Timestamp objectSipstate
 }
 
 type objectFlow4 struct {
@@ -151,10 +152,12 @@ type objectShield struct {
 	Up    uint32
 }
 
-type objectSiphashKey struct {
+type objectSipstate struct {
 	_  structs.HostLayout
-	K0 uint64
-	K1 uint64
+	V0 uint64
+	V1 uint64
+	V2 uint64
+	V3 uint64
 }
 
 type objectWindow struct {

@@ -57,37 +57,40 @@ static __always_inline __u32 tcp_data_offset(const struct tcphdr *tcp)
 	return (((const __u8 *)tcp)[12] >> 4) * 4;
 }
 
-/* 1 if the two are the same, else 0, without a branch; the barrier keeps clang from making one. */
-static __always_inline __u32 same(__u32 a, __u32 b)
+/* Whether this may be the first byte of a VLAN tag's protocol: it is for 0x8100 (802.1Q) and 0x88a8
+ * (802.1ad), and is not for 0x0800 (IPv4) and 0x86dd (IPv6). 0 or 1. */
+static __always_inline __u32 maybe_vlan(__u8 first)
 {
-	__u64 different = a ^ b;
-
-	asm volatile("" : "+r"(different));
-	return (different - 1) >> 63;
+	return first >> 7 & ~(first >> 1) & 1;
 }
 
-/* 802.1Q or 802.1ad */
-static __always_inline __u32 is_vlan(__be16 proto)
+static __always_inline bool is_vlan(__be16 proto)
 {
-	return same(proto, bpf_htons(ETH_P_8021Q)) | same(proto, bpf_htons(ETH_P_8021AD));
+	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
 }
 
 /*
- * The length of the Ethernet header with up to two VLAN tags, and the protocol behind it. The frame
- * is known to be long enough for two tags. A third tag is a protocol that is not ours.
+ * The length of the Ethernet header with up to two VLAN tags, and the protocol behind it: 0 if that
+ * is none of ours. The frame is known to be long enough for two tags.
  */
 static __always_inline __u32 link_header(const struct ethhdr *eth, __be16 *proto)
 {
 	/* In halfwords, because struct ethhdr is packed and clang would load it by bytes: the
 	 * protocol, then tag control and protocol, twice. */
 	const __be16 *p = (const __be16 *)eth + ETH_ALEN;
-	__u32 one = is_vlan(p[0]);
-	__u32 two = one & is_vlan(p[2]);
+	__u32 one = maybe_vlan(*(const __u8 *)p);
+	__u32 two = one & maybe_vlan(*(const __u8 *)(p + 2));
+	__u32 len = ETH_HLEN + VLAN_TAG * (one + two);
 
+	/* From here on neither clang nor the verifier connects len with the branches below. */
+	asm volatile("" : "+r"(len));
 	*proto = p[0];
-	if (one)
+	if (one) {
 		*proto = two ? p[4] : p[2];
-	return ETH_HLEN + VLAN_TAG * (one + two);
+		if (!is_vlan(p[0]) || (two && !is_vlan(p[2])))
+			*proto = 0;
+	}
+	return len;
 }
 
 static __always_inline bool for_us(const struct ethhdr *eth)

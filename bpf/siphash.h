@@ -9,10 +9,6 @@
 
 #include "types.h"
 
-struct sipstate {
-	__u64 v0, v1, v2, v3;
-};
-
 /* Two words that follow each other in memory, as one load of 64 bits would see them. */
 static __always_inline __u64 join(__u32 first, __u32 second)
 {
@@ -52,15 +48,10 @@ static __always_inline void sipround(struct sipstate *s)
 	s->v2 = rotl(s->v2, 32);
 }
 
-static __always_inline __u64 siphash(const struct siphash_key *k, const __u64 *words, int n,
+static __always_inline __u64 siphash(const struct sipstate *key, const __u64 *words, int n,
 				     const int c, const int d)
 {
-	struct sipstate s = {
-		.v0 = k->k0 ^ 0x736f6d6570736575ull, /* "somepseudorandomlygeneratedbytes" */
-		.v1 = k->k1 ^ 0x646f72616e646f6dull,
-		.v2 = k->k0 ^ 0x6c7967656e657261ull,
-		.v3 = k->k1 ^ 0x7465646279746573ull,
-	};
+	struct sipstate s = *key;
 
 #pragma unroll
 	for (int i = 0; i < n; i++) {

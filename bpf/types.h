@@ -158,15 +158,18 @@ struct shield {
 /* Keys of the cookie. Written so that a reader never sees a half-changed key in use: a new key
  * goes into a slot that is neither current nor valid, then `current` and `valid` change. */
 #define KEY_GENERATIONS 4
-struct siphash_key {
-	__u64 k0, k1;
+/* A key in the form that is ready for use: SipHash's state before the first block, which is the key
+ * XORed with constants. */
+struct sipstate {
+	__u64 v0, v1, v2, v3;
 };
 struct cookie_keys {
-	__u32 current;				 /* generation that SYN/ACKs are made with */
-	__u32 valid;				 /* bit set of generations that ACKs may name */
-	__u64 strict;				 /* nonzero: see cookie.h */
-	struct siphash_key key[KEY_GENERATIONS]; /* by generation */
-	struct siphash_key timestamp;		 /* never rotated: see cookie.h */
+	__u32 current;			      /* generation that SYN/ACKs are made with */
+	__u32 valid;			      /* bit set of generations that ACKs may name */
+	__u32 strict;			      /* nonzero: see cookie.h */
+	__u32 clock;			      /* ticks to add to CLOCK_MONOTONIC: see cookie.h */
+	struct sipstate key[KEY_GENERATIONS]; /* by generation */
+	struct sipstate timestamp;	      /* never rotated: see cookie.h */
 };
 
 #endif

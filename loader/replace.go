@@ -158,9 +158,10 @@ func (r *Responder) takeOver() error {
 	return nil
 }
 
-// inheritKeys goes on with the predecessor's keys, so that cookies in flight stay good.
+// inheritKeys goes on with the predecessor's keys, so that cookies in flight stay good. A key file has the say over that, if
+// there is one.
 func (r *Responder) inheritKeys() error {
-	if r.before == nil {
+	if r.keyFile != nil {
 		return nil
 	}
 	var keys bpf.CookieKeys

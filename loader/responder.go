@@ -46,6 +46,9 @@ type Options struct {
 	Flows     int  // capacity of each flow table; 0: DefaultFlows
 	// KeyRotation is how often the cookie's key changes. 0: DefaultKeyRotation; below: never.
 	KeyRotation time.Duration
+	// KeyFile is where the cookie's keys are read from, and read again when it changes; then there is
+	// no rotation. "": random keys of this process alone.
+	KeyFile string
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
 	// PinDir is a directory on a BPF filesystem where the program is pinned, so that it goes on when the
@@ -56,6 +59,9 @@ type Options struct {
 	Replace bool
 	// Disarmed leaves all SYNs to the kernel until Arm.
 	Disarmed bool
+	// LastCheck is called when nothing else can fail any more, before the daemon whose place is taken is told to end: an
+	// error of it ends Prepare. nil: none.
+	LastCheck func() error
 	Log      *slog.Logger // nil: slog.Default
 }
 
@@ -73,9 +79,10 @@ type Responder struct {
 	mode    Mode
 	close   sync.Once
 
-	rotate       context.Context // ends with Close, or when another is the owner
-	stopRotation context.CancelFunc
-	rotation     sync.WaitGroup
+	keyFile  *keyWatch       // nil: none
+	changing context.Context // of the keys: ends with Close, or when another is the owner
+	stopKeys context.CancelFunc
+	keys     sync.WaitGroup
 
 	owner     uint64 // our number in the control block
 	lease     *lease
@@ -98,7 +105,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if opts.Flows == 0 {
 		opts.Flows = DefaultFlows
 	}
-	if opts.KeyRotation == 0 {
+	switch {
+	case opts.KeyFile != "" && opts.KeyRotation > 0:
+		return nil, errors.New("a key file and key rotation exclude each other: the keys of a key file change with the file")
+	case opts.KeyFile == "" && opts.KeyRotation == 0:
 		opts.KeyRotation = DefaultKeyRotation
 	}
 	if opts.Log == nil {
@@ -115,7 +125,7 @@ func Prepare(opts Options) (_ *Responder, err error) {
 		return nil, err
 	}
 	r := &Responder{opts: opts, log: opts.Log, release: func() {}, dismissed: make(chan string, 1)}
-	r.rotate, r.stopRotation = context.WithCancel(context.Background())
+	r.changing, r.stopKeys = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -130,6 +140,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := r.claim(); err != nil {
 		return nil, err
 	}
+	keys, err := r.firstKeys()
+	if err != nil {
+		return nil, err
+	}
 	if !opts.Takeover {
 		release, err := holdPorts(opts.Services, r.dev.addrs, r.dev.index)
 		if err != nil {
@@ -140,8 +154,13 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
 	}
-	if err := r.load(); err != nil {
+	if err := r.load(keys); err != nil {
 		return nil, err
+	}
+	if opts.LastCheck != nil {
+		if err := opts.LastCheck(); err != nil {
+			return nil, err
+		}
 	}
 	r.succeed()
 	if r.sockets, err = r.awaitSockets(); err != nil {
@@ -173,8 +192,18 @@ func (r *Responder) claim() (err error) {
 	return nil
 }
 
+// firstKeys are those of the key file, or random ones.
+func (r *Responder) firstKeys() (keys KeySet, err error) {
+	if r.opts.KeyFile == "" {
+		return GenerateKeys()
+	}
+	r.keyFile, keys, err = openKeyFile(r.opts.KeyFile, r.log)
+	keys.keys.Clock = sharedClock() // who shares keys must agree on the time as well
+	return keys, err
+}
+
 // load puts program and maps into the kernel, filled.
-func (r *Responder) load() error {
+func (r *Responder) load(first KeySet) error {
 	spec, err := r.spec()
 	if err != nil {
 		return err
@@ -190,7 +219,7 @@ func (r *Responder) load() error {
 	if err := r.fillControl(len(shared) > 0); err != nil {
 		return err
 	}
-	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) })
+	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) }, first)
 	if err != nil {
 		return err
 	}
@@ -274,13 +303,13 @@ func (r *Responder) Attach() error {
 		r.before.release()
 		r.before = nil
 	}
-	r.rotateKeys()
+	r.changeKeys()
 	return r.pin.put(r.link)
 }
 
 // dismiss is what happens when the control block has another owner.
 func (r *Responder) dismiss() {
-	r.stopRotation() // from here on the keys are the successor's
+	r.stopKeys() // from here on the keys are the successor's
 	pid := atomic.LoadUint64(&r.control.Pid)
 	if atomic.LoadUint64(&r.control.Owner) == nobody {
 		r.dismissed <- fmt.Sprintf("detached by pid %d", pid)
@@ -289,14 +318,17 @@ func (r *Responder) dismiss() {
 	r.dismissed <- fmt.Sprintf("replaced by pid %d", pid)
 }
 
-// rotateKeys changes the key by the clock, until Close or dismiss.
-func (r *Responder) rotateKeys() {
-	if r.opts.KeyRotation < 0 {
-		return
+// changeKeys follows the key file, or changes the key by the clock, until Close or dismiss.
+func (r *Responder) changeKeys() {
+	switch {
+	case r.keyFile != nil:
+		r.keyFile.ring = r.flows.keys
+		r.keys.Go(func() { r.keyFile.run(r.changing) })
+	case r.opts.KeyRotation > 0:
+		r.keys.Go(func() {
+			r.flows.keys.run(r.changing, r.opts.KeyRotation, func(err error) { r.log.Error("key rotation; the old key stays", "err", err) })
+		})
 	}
-	r.rotation.Go(func() {
-		r.flows.keys.run(r.rotate, r.opts.KeyRotation, func(err error) { r.log.Error("key rotation; the old key stays", "err", err) })
-	})
 }
 
 // attachNew makes a new link.
@@ -343,8 +375,8 @@ func (r *Responder) Close() {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
 			}
 		}
-		r.stopRotation()
-		r.rotation.Wait()
+		r.stopKeys()
+		r.keys.Wait()
 		if r.before != nil {
 			r.before.release()
 		}
@@ -395,8 +427,27 @@ func readCounters(m *ebpf.Map) (sum [bpf.ReasonCount]uint64, err error) {
 	return sum, nil
 }
 
+// Lease says whether the lease holds: packets of services come to us. After Close it does not.
+func (r *Responder) Lease() bool {
+	c, err := readControl(r.objects.Controls)
+	return err == nil && leaseAge(c.Lease) <= 0
+}
+
+// Armed says for each service, in the form that ParseService reads, whether its SYNs are answered.
+func (r *Responder) Armed() map[string]bool {
+	c, err := readControl(r.objects.Controls)
+	armed := map[string]bool{}
+	for i, svc := range r.opts.Services {
+		armed[svc.String()] = err == nil && c.Armed>>i&1 != 0
+	}
+	return armed
+}
+
 // Sockets are the AF_XDP sockets, by queue. They belong to the responder.
 func (r *Responder) Sockets() []*afxdp.Socket { return r.sockets }
+
+// Keys says which of the cookie's keys are in use.
+func (r *Responder) Keys() KeyStatus { return r.flows.keys.status() }
 
 // FlowTable is XDP's table of flows.
 func (r *Responder) FlowTable() userspace.FlowTable { return &r.flows }

@@ -59,6 +59,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		s.gauge(up, 1)
 		s.packets(&reasons)
 	}
+	s.keys(c.src.Keys())
 	s.engine(&engine)
 	for queue, st := range c.src.Sockets() {
 		s.socket(strconv.Itoa(queue), &st)
@@ -83,6 +84,17 @@ func (s scrape) about(a About) {
 	s.gauge(info, 1, a.Mode, strconv.FormatBool(a.ZeroCopy), a.Version)
 	s.gauge(queues, float64(a.Queues))
 	s.gauge(flowCapacity, float64(a.FlowCapacity))
+	s.gauge(leaseHeld, number(a.Lease))
+	for service, armed := range a.Armed {
+		s.gauge(serviceArmed, number(armed), service)
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // packets exports XDP's counters, and what follows from them about handshakes.
@@ -96,6 +108,14 @@ func (s scrape) packets(n *[bpf.ReasonCount]uint64) {
 	}
 	s.counter(synAcks, n[bpf.TxSynAck], "xdp")
 	s.counter(handshakesCompleted, n[bpf.RedirectOpened])
+}
+
+func (s scrape) keys(k Keys) {
+	s.gauge(keyGeneration, float64(k.Generation))
+	s.gauge(keysAccepted, float64(k.Accepted))
+	s.gauge(keyAge, k.Age.Seconds())
+	s.counter(keyFileLoads, k.Loads)
+	s.counter(keyFailures, k.Failures)
 }
 
 // refusesHandshake says whether packets with this verdict were, or may have been, a SYN or a final

@@ -10,12 +10,19 @@ const (
 	info
 	queues
 	flowCapacity
+	leaseHeld
+	serviceArmed
 
 	packets
 	synAcks
 	handshakesCompleted
 	handshakesRefused
 	handshakeDuration
+	keyGeneration
+	keysAccepted
+	keyAge
+	keyFileLoads
+	keyFailures
 
 	connections
 	connectionsOpened
@@ -61,6 +68,11 @@ var families = [familyCount]struct {
 		"RX queues that have an AF_XDP socket. Packets of any other queue pass to the kernel, with reason no_socket."},
 	flowCapacity: {"flow_table_capacity", nil,
 		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
+	leaseHeld: {"lease_held", nil,
+		"1 while this process vouches for itself to XDP. At 0 all packets pass to the kernel: the engine is not healthy (the " +
+			"log says why), or the interface was taken over or detached."},
+	serviceArmed: {"service_armed", []string{"service"},
+		"1 if SYNs of the service are answered, 0 if they pass to the kernel because it was disarmed: xdptcp arm changes that."},
 
 	packets: {"packets_total", []string{"verdict", "reason"},
 		"Packets that the XDP program saw, each counted once, by verdict (pass: to the kernel; tx: answered in place; " +
@@ -78,6 +90,20 @@ var families = [familyCount]struct {
 	handshakeDuration: {"handshake_duration_seconds", nil,
 		"Time from SYN/ACK to final ACK, of clients with TCP timestamps; the clock has steps of 4.2 ms. It is the network's " +
 			"round trip: if it grows, look at the path and not at this host."},
+	keyGeneration: {"cookie_key_generation", nil,
+		"Generation, 0 to 3, of the key that cookies are made with. Hosts that share an address must agree, but for the " +
+			"minutes in which a new key file is handed out."},
+	keysAccepted: {"cookie_keys_accepted", nil,
+		"Keys whose cookies are accepted. With a key file: all that it has, 1 to 3. Before a key is activated, each host must " +
+			"show that it has read the file with that key in it."},
+	keyAge: {"cookie_key_age_seconds", nil,
+		"How long this process has used the key of xdptcp_cookie_key_generation. With a key file it grows until the operator " +
+			"activates another key: rotate at least as often as your other secrets."},
+	keyFileLoads: {"key_file_loads_total", nil,
+		"Times that the key file changed and its keys were taken. 0 without a key file."},
+	keyFailures: {"cookie_key_failures_total", nil,
+		"Times that new keys were not taken: the changed key file was refused, or the rotation failed. The old keys stay. The " +
+			"log says why; each bad version of the file counts once."},
 
 	connections: {"connections", []string{"state"},
 		"Connections that the engine has: open, or waiting (closed and kept for old duplicates, TIME-WAIT and the like). " +

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -28,12 +29,14 @@ type fakeSource struct {
 	err     error
 	engine  userspace.Stats
 	sockets []afxdp.Stats
+	keys    Keys
 	about   About
 }
 
 func (f *fakeSource) Reasons() ([bpf.ReasonCount]uint64, error) { return f.reasons, f.err }
 func (f *fakeSource) Engine() userspace.Stats                   { return f.engine }
 func (f *fakeSource) Sockets() []afxdp.Stats                    { return f.sockets }
+func (f *fakeSource) Keys() Keys                                { return f.keys }
 func (f *fakeSource) About() About                              { return f.about }
 
 func newFakeSource() *fakeSource {
@@ -149,6 +152,19 @@ func TestHandshakeDurationIsACumulativeHistogramInSeconds(t *testing.T) {
 	if upper := (4 * tick << (userspace.RTTBuckets - 2)).Seconds(); math.Abs(upper-17.18) > 0.01 {
 		t.Errorf("highest bound %v s", upper)
 	}
+}
+
+func TestKeysAreToldByGenerationAndAge(t *testing.T) {
+	src := newFakeSource()
+	src.keys = Keys{Generation: 3, Accepted: 2, Age: 90 * time.Second, Loads: 5, Failures: 1}
+	expect(t, src, `
+xdptcp_cookie_key_age_seconds{interface="eth0"} 90
+xdptcp_cookie_key_failures_total{interface="eth0"} 1
+xdptcp_cookie_key_generation{interface="eth0"} 3
+xdptcp_cookie_keys_accepted{interface="eth0"} 2
+xdptcp_key_file_loads_total{interface="eth0"} 5
+`, "xdptcp_cookie_key_generation", "xdptcp_cookie_keys_accepted", "xdptcp_cookie_key_age_seconds",
+		"xdptcp_key_file_loads_total", "xdptcp_cookie_key_failures_total")
 }
 
 func TestConnectionsSegmentsAndErrors(t *testing.T) {

@@ -3,6 +3,8 @@
 package metrics
 
 import (
+	"time"
+
 	"github.com/xdptcp/xdptcp/bpf"
 	"github.com/xdptcp/xdptcp/userspace"
 	"github.com/xdptcp/xdptcp/userspace/afxdp"
@@ -17,6 +19,8 @@ type Source interface {
 	Engine() userspace.Stats
 	// Sockets are the counters of the AF_XDP sockets, by queue.
 	Sockets() []afxdp.Stats
+	// Keys say which of the cookie's keys are in use; never what they are.
+	Keys() Keys
 	// About says what is running. Its Interface must not change.
 	About() About
 }
@@ -29,4 +33,16 @@ type About struct {
 	ZeroCopy     bool   // the driver reads and writes our memory itself
 	Version      string // xdptcp's
 	FlowCapacity int    // of XDP's flow table, for each of IPv4 and IPv6
+
+	Lease bool            // it holds; if not, packets pass to the kernel
+	Armed map[string]bool // by service: its SYNs are answered
+}
+
+// Keys say which of the cookie's keys are in use.
+type Keys struct {
+	Generation int           // of the key that SYN/ACKs are made with
+	Accepted   int           // keys whose cookies are accepted
+	Age        time.Duration // how long this process has used the key of Generation
+	Loads      uint64        // times that the key file changed, and was taken
+	Failures   uint64        // times that it was refused, or that a rotation failed
 }

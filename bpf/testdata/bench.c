@@ -78,7 +78,7 @@ int empty(struct xdp_md *ctx)
 }
 
 /* A bare SipHash-2-4 of the 16 bytes behind the Ethernet header, written over the MAC addresses. */
-struct siphash_key hash_key;
+__u64 hash_key[2];
 
 SEC("xdp")
 int siphash24_16(struct xdp_md *ctx)
@@ -91,7 +91,13 @@ int siphash24_16(struct xdp_md *ctx)
 	words[0] = *(__u64 *)(data + ETH_HLEN);
 	words[1] = *(__u64 *)(data + ETH_HLEN + 8);
 	words[2] = 16ull << 56;
-	*(__u64 *)data = siphash(&hash_key, words, 3, 2, 4);
+	struct sipstate key = {
+		.v0 = hash_key[0] ^ 0x736f6d6570736575ull, /* "somepseudorandomlygeneratedbytes" */
+		.v1 = hash_key[1] ^ 0x646f72616e646f6dull,
+		.v2 = hash_key[0] ^ 0x6c7967656e657261ull,
+		.v3 = hash_key[1] ^ 0x7465646279746573ull,
+	};
+	*(__u64 *)data = siphash(&key, words, 3, 2, 4);
 	return XDP_TX;
 }
 

@@ -63,18 +63,33 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 			d.close()
 		}
 	}()
+	var ln net.Listener
+	opts.loader.LastCheck = func() (err error) { ln, err = reserveMetrics(opts); return err }
+	defer func() {
+		if err != nil && ln != nil {
+			_ = ln.Close() // nobody has seen it
+		}
+	}()
 	if d.responder, err = loader.Prepare(opts.loader); err != nil {
 		return nil, err
 	}
 	if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
 		return nil, err
 	}
+	if e, ok := any(d.engine).(interface{ Healthy() error }); ok {
+		d.responder.HealthCheck(e.Healthy)
+	}
 	d.status = services.NewStatus(d)
 	if err := d.listen(); err != nil {
 		return nil, err
 	}
-	if err := d.serveMetrics(); err != nil {
-		return nil, err
+	if ln == nil && opts.metrics != "" {
+		if ln, err = awaitMetrics(opts.metrics); err != nil {
+			return nil, err
+		}
+	}
+	if ln != nil {
+		d.serveMetrics(ln)
 	}
 	if err := d.responder.Attach(); err != nil {
 		return nil, err
@@ -106,14 +121,7 @@ func (d *daemon) listen() error {
 	return nil
 }
 
-func (d *daemon) serveMetrics() error {
-	if d.opts.metrics == "" {
-		return nil
-	}
-	ln, err := net.Listen("tcp", d.opts.metrics)
-	if err != nil {
-		return fmt.Errorf("metrics address %s: %w: choose another with --metrics ADDR:PORT, or none with --metrics ''", d.opts.metrics, err)
-	}
+func (d *daemon) serveMetrics(ln net.Listener) {
 	d.metricsAt = ln.Addr()
 	d.metrics = &http.Server{Handler: metrics.Handler(d, d.log), ReadHeaderTimeout: 5 * time.Second}
 	d.running.Go(func() {
@@ -121,18 +129,29 @@ func (d *daemon) serveMetrics() error {
 			d.failed <- fmt.Errorf("metrics: %w", err)
 		}
 	})
-	return nil
 }
 
-// wait returns when ctx ends, or with the error of a part that failed.
+// wait returns when ctx ends, or when another process has taken the interface over or detached this one, or with the
+// error of a part that failed.
 func (d *daemon) wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
+		return nil
+	case why := <-d.responder.Dismissed():
+		d.log.Info("the interface is not ours any more: closing all connections", "interface", d.responder.Interface(), "because", why)
+		d.retire()
 		return nil
 	case err := <-d.failed:
 		return err
 	case err := <-d.engine.Lost():
 		return fmt.Errorf("interface %s: %w", d.responder.Interface(), err)
+	}
+}
+
+// retire leaves new connections to a successor.
+func (d *daemon) retire() {
+	if e, ok := any(d.engine).(interface{ Retire() }); ok {
+		e.Retire()
 	}
 }
 
@@ -195,6 +214,12 @@ func (d *daemon) Sockets() []afxdp.Stats {
 	return list
 }
 
+// Keys says which of the cookie's keys are in use.
+func (d *daemon) Keys() metrics.Keys {
+	k := d.responder.Keys()
+	return metrics.Keys{Generation: k.Generation, Accepted: k.Accepted, Age: k.Age, Loads: k.Loads, Failures: k.Failures}
+}
+
 // About says what runs.
 func (d *daemon) About() metrics.About {
 	zero := true
@@ -204,6 +229,6 @@ func (d *daemon) About() metrics.About {
 	return metrics.About{
 		Interface: d.responder.Interface(), Mode: string(d.responder.Mode()),
 		Queues: len(d.responder.Sockets()), ZeroCopy: zero, Version: versionString(),
-		FlowCapacity: d.responder.Flows(),
+		FlowCapacity: d.responder.Flows(), Lease: d.responder.Lease(), Armed: d.responder.Armed(),
 	}
 }

@@ -2,7 +2,8 @@
 
 // Command xdptcp answers TCP handshakes in XDP and serves the connections in Go.
 //
-// Noun commands (status, version) change nothing; verb commands (attach, demo) do.
+// Noun commands (status, keys list, version) change nothing; verb commands (attach, detach, arm, disarm,
+// keys add, demo) do.
 package main
 
 import (
@@ -26,7 +27,7 @@ const (
 	exitError       = 1
 	exitUsage       = 2
 	exitNotAttached = 3
-	exitDegraded    = 4 // attached, but in generic mode
+	exitDegraded    = 4 // attached, but in generic mode or without a living daemon
 )
 
 func main() {
@@ -44,8 +45,8 @@ type env struct {
 // errUsage marks errors in what was typed.
 type errUsage struct{ error }
 
-// errDegraded is no failure: what runs, runs in generic mode.
-var errDegraded = errors.New("degraded: generic mode")
+// errDegraded is no failure: something is attached, and serves less well than it could.
+var errDegraded = errors.New("degraded")
 
 // run is main without the process: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -81,16 +82,11 @@ func newRoot(e *env) *cobra.Command {
 SYN/ACK and keeps no memory of strangers, so a SYN flood costs next to nothing. Clients that
 finish the handshake are served by a TCP in Go over AF_XDP.
 
-Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (generic mode).`,
+Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (generic mode, or no living daemon).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return errUsage{fmt.Errorf("unknown command %q: see xdptcp --help", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          noCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			log, err := newLog(e.stderr, logFormat, logLevel)
 			e.log = log
@@ -101,7 +97,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (gen
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
 	root.PersistentFlags().StringVar(&logFormat, "log-format", "text", "format of the log on stderr: text or json")
 	root.PersistentFlags().StringVar(&logLevel, "log-level", "info", "least level that is logged: debug, info, warn or error")
-	root.AddCommand(newAttach(e), newStatus(e), newDemo(e), newVersion(e))
+	root.AddCommand(newAttach(e), newDetach(e), newArm(e), newDisarm(e), newStatus(e), newKeys(e), newDemo(e), newVersion(e))
 	return root
 }
 
@@ -118,6 +114,14 @@ func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	}
 	return nil, errUsage{fmt.Errorf("--log-format %q: want text or json", format)}
+}
+
+// noCommand refuses what a command with subcommands finds instead of one.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return errUsage{fmt.Errorf("unknown command %q: see %s --help", args[0], cmd.CommandPath())}
+	}
+	return nil
 }
 
 // takes refuses a number of arguments that is not least to most, as a usage error.
