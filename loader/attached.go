@@ -5,7 +5,6 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -41,6 +40,7 @@ type attached struct {
 	id      ebpf.ProgramID
 	maps    map[string]*ebpf.Map
 	control bpf.Control // as it was when read
+	living  bool        // watch has seen a daemon renew its lease
 }
 
 // findAttached reads what is on an interface: ErrNotAttached if it has no XDP program, a *foreignError if that is
@@ -98,8 +98,20 @@ func findAttachedTo(ifindex int) (*attached, error) {
 	return findAttached(l.Attrs())
 }
 
-// alive says whether a daemon vouches for it.
+// alive says whether the lease held when it was read.
 func (a *attached) alive() bool { return leaseAge(a.control.Lease) <= 0 }
+
+// watch waits until the lease is renewed, or has run out: a daemon that was killed this moment is known as dead.
+func (a *attached) watch() error {
+	for seen := a.control.Lease; a.alive() && a.control.Lease == seen; time.Sleep(leaseEvery / 10) {
+		var err error
+		if a.control, err = readControl(a.maps["controls"]); err != nil {
+			return err
+		}
+		a.living = a.control.Lease > seen
+	}
+	return nil
+}
 
 // deadFor is how long ago that ended; 0: it has not, or there never was one.
 func (a *attached) deadFor() time.Duration {
@@ -146,9 +158,8 @@ type hold struct {
 }
 
 // take gets hold of what is attached.
-func (a *attached) take(ifindex int) (*hold, error) {
+func (a *attached) take(ifindex int) (_ *hold, err error) {
 	h := &hold{attached: a}
-	var err error
 	if h.shared, err = openControl(a.maps["controls"]); err != nil {
 		return nil, err
 	}
@@ -162,9 +173,8 @@ func (a *attached) take(ifindex int) (*hold, error) {
 // dismiss ends the daemon that has it. If that one is alive, its lease is renewed here from now on, so that XDP goes on
 // while it closes its connections.
 func (h *hold) dismiss(owner uint64, pid int) {
-	alive := leaseAge(atomic.LoadUint64(&h.shared.Lease)) <= 0
 	h.shared.dismiss(owner, pid)
-	if alive {
+	if h.living {
 		h.keep = &lease{control: h.shared, owner: owner}
 		h.keep.start()
 	}

@@ -49,6 +49,10 @@ func Detach(name, pinDir string) (d Detached, err error) {
 	if err != nil {
 		return d, err
 	}
+	if err := a.watch(); err != nil {
+		a.close()
+		return d, err
+	}
 	h, err := a.take(at.index)
 	if err != nil {
 		a.close()
@@ -58,7 +62,7 @@ func Detach(name, pinDir string) (d Detached, err error) {
 	d.PID = int(a.control.Pid)
 	atomic.StoreUint64(&h.shared.Armed, 0)
 	h.dismiss(nobody, os.Getpid())
-	if a.alive() {
+	if a.living {
 		d.Left = awaitEnd(d.PID, goPatience)
 		d.Runs = !d.Left
 	}

@@ -28,19 +28,23 @@ func (r *Responder) findPredecessor() error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if r.before == nil {
+			a.close()
+		}
+	}()
+	if err := a.watch(); err != nil {
+		return err
+	}
 	if err := r.mayReplace(a); err != nil {
-		a.close()
 		return err
 	}
 	r.before, err = a.take(r.dev.index)
-	if err != nil {
-		a.close()
-	}
 	return err
 }
 
 func (r *Responder) mayReplace(a *attached) error {
-	if !a.alive() { // packets pass to the kernel: there is nothing to lose
+	if !a.living { // packets pass to the kernel: there is nothing to lose
 		return nil
 	}
 	if !r.opts.Replace {
@@ -103,7 +107,7 @@ func (r *Responder) succeed() {
 	if r.before == nil {
 		return
 	}
-	if r.before.alive() {
+	if r.before.living {
 		r.log.Info("taking the place of the daemon before; it closes its connections now", "interface", r.dev.name, "pid", r.before.control.Pid)
 	} else {
 		r.log.Info("taking the place of a daemon that is dead", "interface", r.dev.name, "pid", r.before.control.Pid,

@@ -62,7 +62,7 @@ type Options struct {
 	// LastCheck is called when nothing else can fail any more, before the daemon whose place is taken is told to end: an
 	// error of it ends Prepare. nil: none.
 	LastCheck func() error
-	Log      *slog.Logger // nil: slog.Default
+	Log       *slog.Logger // nil: slog.Default
 }
 
 // A Responder is xdptcp's hold on one interface.
@@ -162,6 +162,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 			return nil, err
 		}
 	}
+	if err := preparePins(opts.PinDir); err != nil {
+		return nil, err
+	}
+	r.pin = pinAt(opts.PinDir, r.at)
 	r.succeed()
 	if r.sockets, err = r.awaitSockets(); err != nil {
 		return nil, fmt.Errorf("AF_XDP on %s: %w", r.dev.name, err)
@@ -182,14 +186,7 @@ func (r *Responder) claim() (err error) {
 	if r.lock, err = lockPlace(r.at, r.dev.name); err != nil {
 		return err
 	}
-	if err := r.findPredecessor(); err != nil {
-		return err
-	}
-	if err := preparePins(r.opts.PinDir); err != nil {
-		return err
-	}
-	r.pin = pinAt(r.opts.PinDir, r.at)
-	return nil
+	return r.findPredecessor()
 }
 
 // firstKeys are those of the key file, or random ones.

@@ -146,10 +146,10 @@ func TestASignalEndsConnectionsPolitelyAndDetaches(t *testing.T) {
 	}
 }
 
-func TestAKilledDaemonLeavesNothing(t *testing.T) {
+func TestAKilledDaemonThatIsNotPinnedLeavesNothing(t *testing.T) {
 	t.Parallel()
 	l := lab.ForTest(t, lab.Options{})
-	d := attach(t, l)
+	d := attach(t, l, "--pin", "")
 	if _, err := fetch(httpClient(t, l, patience), families(l)[0].url("/")); err != nil {
 		t.Fatal(err)
 	}
