@@ -22,12 +22,18 @@ static __always_inline enum xdp_action count(enum reason why, enum xdp_action ve
 	return verdict;
 }
 
-static __always_inline enum xdp_action pass(enum reason why)
+/*
+ * Out of line and marked cold, so that clang keeps the refusals out of the way of the packets that
+ * go through: 2 ns for each SYN. The section is named because libbpf wants all functions in one.
+ */
+#define COLD static __noinline __attribute__((cold, section(".text")))
+
+COLD int pass(enum reason why)
 {
 	return count(why, XDP_PASS);
 }
 
-static __always_inline enum xdp_action drop(enum reason why)
+COLD int drop(enum reason why)
 {
 	return count(why, XDP_DROP);
 }

@@ -21,23 +21,40 @@ var needed = []struct {
 
 // checkPrivilege names what the calling thread lacks.
 func checkPrivilege() error {
-	var data [2]unix.CapUserData
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("reading this process's capabilities: %w", err)
+	effective, err := capabilities()
+	if err != nil {
+		return err
 	}
-	effective := uint64(data[1].Effective)<<32 | uint64(data[0].Effective)
-	if effective>>unix.CAP_SYS_ADMIN&1 != 0 { // contains CAP_BPF
-		effective |= 1 << unix.CAP_BPF
-	}
-	var missing []string
-	for _, c := range needed {
-		if effective>>c.bit&1 == 0 {
-			missing = append(missing, c.name)
-		}
-	}
-	if len(missing) > 0 {
+	if missing := effective.missing(); len(missing) > 0 {
 		return fmt.Errorf("run as root: attaching needs %s", strings.Join(missing, ", "))
 	}
 	return nil
+}
+
+// capSet is a set of capabilities, by their numbers.
+type capSet uint64
+
+func (s capSet) has(bit uint) bool { return s>>bit&1 != 0 }
+
+// capabilities are the calling thread's effective ones.
+func capabilities() (capSet, error) {
+	var data [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("reading this process's capabilities: %w", err)
+	}
+	return capSet(data[1].Effective)<<32 | capSet(data[0].Effective), nil
+}
+
+// missing names those of the needed that are not in the set.
+func (s capSet) missing() (names []string) {
+	if s.has(unix.CAP_SYS_ADMIN) { // contains CAP_BPF
+		s |= 1 << unix.CAP_BPF
+	}
+	for _, c := range needed {
+		if !s.has(c.bit) {
+			names = append(names, c.name)
+		}
+	}
+	return names
 }

@@ -106,8 +106,8 @@ func (s scrape) packets(n *[bpf.ReasonCount]uint64) {
 			s.counter(handshakesRefused, packetsSeen, "xdp", reason)
 		}
 	}
-	s.counter(synAcks, n[bpf.TxSynAck], "xdp")
-	s.counter(handshakesCompleted, n[bpf.RedirectOpened])
+	s.counter(synAcks, n[bpf.TxSynAck]+n[bpf.RedirectSynAck], "xdp")
+	s.counter(handshakesCompleted, n[bpf.RedirectOpened]+n[bpf.PassHandedOver])
 }
 
 func (s scrape) keys(k Keys) {
@@ -119,10 +119,11 @@ func (s scrape) keys(k Keys) {
 }
 
 // refusesHandshake says whether packets with this verdict were, or may have been, a SYN or a final
-// ACK. Every drop may, but one: a RST, FIN or SYN/ACK of no flow opens nothing.
+// ACK. Every drop may, but two: a RST, FIN or SYN/ACK of no flow opens nothing, and a queue without
+// socket loses what is open already.
 func refusesHandshake(r bpf.Reason) bool {
 	verdict, _ := bpf.ReasonLabels(r)
-	return verdict == "drop" && r != bpf.DropNoFlow
+	return r == bpf.TxReset || verdict == "drop" && r != bpf.DropNoFlow && r != bpf.DropNoSocket
 }
 
 func (s scrape) engine(st *userspace.Stats) {
@@ -148,6 +149,15 @@ func (s scrape) engine(st *userspace.Stats) {
 	s.counter(retransmits, st.Retransmits)
 	s.counter(resets, st.ResetsOut)
 	s.counter(noConnection, st.NoConnection)
+	s.counter(leftAlone, st.LeftAlone)
+	s.counter(icmpErrors, st.ICMPUnreachable, "unreachable")
+	s.counter(icmpErrors, st.ICMPTooBig, "too_big")
+	s.counter(icmpErrors, st.ICMPTimeExceeded, "time_exceeded")
+	s.counter(icmpErrors, st.ICMPParameterProblem, "parameter_problem")
+	s.counter(icmpRefused, st.ICMPBadChecksum, "checksum")
+	s.counter(icmpRefused, st.ICMPNoConnection, "no_connection")
+	s.counter(icmpRefused, st.ICMPBadSequence, "sequence")
+	s.counter(icmpRefused, st.ICMPBadMTU, "mtu")
 	s.counter(strays, st.Strays-st.StraysLost, "handed_over")
 	s.counter(strays, st.StraysLost, "lost")
 	s.gauge(bufferBytes, float64(st.BufferBytes))

@@ -34,6 +34,9 @@ const (
 	retransmits
 	resets
 	noConnection
+	leftAlone
+	icmpErrors
+	icmpRefused
 	strays
 	badFrames
 	bufferBytes
@@ -65,7 +68,7 @@ var families = [familyCount]struct {
 		"Always 1; the labels say what is running. mode=\"generic\" means that the driver has no XDP of its own and each " +
 			"packet costs an skb: a flood will hurt. Use another driver, or fewer queues or a smaller MTU if that is why it refused."},
 	queues: {"queues", nil,
-		"RX queues that have an AF_XDP socket. Packets of any other queue pass to the kernel, with reason no_socket."},
+		"RX queues that have an AF_XDP socket. Connections of any other queue get no answer: their packets are dropped with reason no_socket."},
 	flowCapacity: {"flow_table_capacity", nil,
 		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
 	leaseHeld: {"lease_held", nil,
@@ -78,7 +81,8 @@ var families = [familyCount]struct {
 		"Packets that the XDP program saw, each counted once, by verdict (pass: to the kernel; tx: answered in place; " +
 			"redirect: to the engine; drop: refused) and reason."},
 	synAcks: {"synacks_total", []string{"by"},
-		"SYNs answered with a SYN/ACK, by who did it: xdp, or engine (the reuse of a port in TIME-WAIT). If it grows much " +
+		"SYNs answered with a SYN/ACK, by who did it: xdp, or engine (on the flow of a connection that was over: " +
+			"a port reused in TIME-WAIT, or after a restart). If it grows much " +
 			"faster than xdptcp_handshakes_completed_total, that is a SYN flood; nothing needs to be done, it costs no memory."},
 	handshakesCompleted: {"handshakes_completed_total", nil,
 		"Final ACKs with a valid cookie: clients that are really at their address."},
@@ -86,7 +90,8 @@ var families = [familyCount]struct {
 		"SYNs and final ACKs refused, by xdp or the engine, and why. bad_cookie, bad_timestamp: forged or very late ACKs. " +
 			"expired_key: very late, or hosts of a fleet with different keys. table_full: raise the flow table's size. " +
 			"backlog_full: the service accepts too slowly. no_listener: the service has stopped. no_room: the driver's headroom is too small. " +
-			"bad_source, bad_flags, bad_tcp, bad_checksum: packets that no honest client sends."},
+			"bad_source, land, bad_flags, bad_tcp, bad_checksum: packets that no honest client sends. denied: by the lists. " +
+			"reply_cap, rate_limited: the limits of attach. reset: an ACK without a valid cookie, answered with RST."},
 	handshakeDuration: {"handshake_duration_seconds", nil,
 		"Time from SYN/ACK to final ACK, of clients with TCP timestamps; the clock has steps of 4.2 ms. It is the network's " +
 			"round trip: if it grows, look at the path and not at this host."},
@@ -131,6 +136,16 @@ var families = [familyCount]struct {
 	noConnection: {"segments_without_connection_total", nil,
 		"Segments of flows that the engine does not have: connections that ended, or that a restart cut off. Beyond a " +
 			"short burst after a restart it should hardly grow."},
+	leftAlone: {"segments_left_to_successor_total", nil,
+		"Segments of no connection that came while this process was ending or being replaced. They are not answered: the " +
+			"client's next try is the successor's, or the kernel's. Stays 0 otherwise."},
+	icmpErrors: {"icmp_errors_total", []string{"kind"},
+		"ICMP errors from the path about segments in flight: unreachable, time_exceeded, parameter_problem (noted only; the " +
+			"connection goes on), too_big (the connection's segments become smaller). A steady growth of too_big says that a hop " +
+			"has a smaller MTU than this interface: lower the MTU here, or that of the route."},
+	icmpRefused: {"icmp_errors_refused_total", []string{"reason"},
+		"ICMP errors that were not believed: checksum, no_connection, sequence (about a segment that is not in flight), mtu " +
+			"(smaller than any path of today). Some are merely late; many are an attack (RFC 5927), which did no harm."},
 	strays: {"stray_frames_total", []string{"outcome"},
 		"Frames that came on another queue than their connection's, and were handed over to its shard, or lost because too " +
 			"many waited. A steady growth says that flows move between queues: look at the NIC's RSS, or the sender's CPUs on veth."},
@@ -140,7 +155,7 @@ var families = [familyCount]struct {
 		"Times that the bound on buffer memory was met: writes waited, or received data was dropped for the peer to send " +
 			"again. If it grows, readers are too slow for the memory that the engine may have."},
 	badFrames: {"bad_frames_total", []string{"reason"},
-		"Frames that reached the engine and were thrown away: malformed, or with a wrong TCP checksum. A steady growth " +
+		"Frames that reached the engine and were thrown away: malformed (neither TCP nor an ICMP error), or with a wrong TCP checksum. A steady growth " +
 			"of checksum points to a NIC or to a peer on the same host whose checksums are left to hardware."},
 	transmitStalls: {"transmit_stalls_total", nil,
 		"Times that output waited because all transmit chunks were in flight. If it grows, the NIC sends slower than the " +

@@ -173,7 +173,9 @@ func TestConnectionsSegmentsAndErrors(t *testing.T) {
 		Open: 1, Waiting: 2, Opened: 3, ClosedClean: 4, ClosedReset: 5, ClosedTimeout: 6, ClosedAborted: 7,
 		NoConnection: 8, Swept: 9, SegmentsIn: 10, SegmentsOut: 11, BytesIn: 12, BytesOut: 13, PureAcksOut: 14,
 		ResetsOut: 15, Retransmits: 16, BadFrames: 17, BadChecksums: 18, TxNoChunk: 19, TxErrors: 20,
-		Strays: 25, StraysLost: 4, BufferBytes: 22, MemoryRefused: 23,
+		Strays: 25, StraysLost: 4, BufferBytes: 22, MemoryRefused: 23, LeftAlone: 24,
+		ICMPUnreachable: 31, ICMPTooBig: 32, ICMPTimeExceeded: 33, ICMPParameterProblem: 34,
+		ICMPBadChecksum: 35, ICMPNoConnection: 36, ICMPBadSequence: 37, ICMPBadMTU: 38,
 	}
 	expect(t, src, `
 xdptcp_bad_frames_total{interface="eth0",reason="checksum"} 18
@@ -188,11 +190,20 @@ xdptcp_connections_closed_total{how="reset",interface="eth0"} 5
 xdptcp_connections_closed_total{how="timeout",interface="eth0"} 6
 xdptcp_connections_opened_total{interface="eth0"} 3
 xdptcp_flows_swept_total{interface="eth0"} 9
+xdptcp_icmp_errors_refused_total{interface="eth0",reason="checksum"} 35
+xdptcp_icmp_errors_refused_total{interface="eth0",reason="mtu"} 38
+xdptcp_icmp_errors_refused_total{interface="eth0",reason="no_connection"} 36
+xdptcp_icmp_errors_refused_total{interface="eth0",reason="sequence"} 37
+xdptcp_icmp_errors_total{interface="eth0",kind="parameter_problem"} 34
+xdptcp_icmp_errors_total{interface="eth0",kind="time_exceeded"} 33
+xdptcp_icmp_errors_total{interface="eth0",kind="too_big"} 32
+xdptcp_icmp_errors_total{interface="eth0",kind="unreachable"} 31
 xdptcp_payload_bytes_total{direction="in",interface="eth0"} 12
 xdptcp_payload_bytes_total{direction="out",interface="eth0"} 13
 xdptcp_pure_acks_total{interface="eth0"} 14
 xdptcp_resets_sent_total{interface="eth0"} 15
 xdptcp_retransmitted_segments_total{interface="eth0"} 16
+xdptcp_segments_left_to_successor_total{interface="eth0"} 24
 xdptcp_segments_total{direction="in",interface="eth0"} 10
 xdptcp_segments_total{direction="out",interface="eth0"} 11
 xdptcp_segments_without_connection_total{interface="eth0"} 8
@@ -201,7 +212,8 @@ xdptcp_stray_frames_total{interface="eth0",outcome="lost"} 4
 xdptcp_transmit_errors_total{interface="eth0"} 20
 xdptcp_transmit_stalls_total{interface="eth0"} 19
 `, "xdptcp_bad_frames_total", "xdptcp_buffer_bytes", "xdptcp_buffer_refusals_total", "xdptcp_stray_frames_total", "xdptcp_connections", "xdptcp_connections_closed_total",
-		"xdptcp_connections_opened_total", "xdptcp_flows_swept_total", "xdptcp_payload_bytes_total",
+		"xdptcp_connections_opened_total", "xdptcp_flows_swept_total", "xdptcp_icmp_errors_total",
+		"xdptcp_icmp_errors_refused_total", "xdptcp_segments_left_to_successor_total", "xdptcp_payload_bytes_total",
 		"xdptcp_pure_acks_total", "xdptcp_resets_sent_total", "xdptcp_retransmitted_segments_total",
 		"xdptcp_segments_total", "xdptcp_segments_without_connection_total", "xdptcp_transmit_errors_total",
 		"xdptcp_transmit_stalls_total")

@@ -156,10 +156,31 @@ func (e *Engine) listener(local netip.AddrPort) *Listener {
 	return e.listeners[netip.AddrPortFrom(netip.Addr{}, local.Port())]
 }
 
-// Close ends the engine. Listeners are closed, every connection gets its FIN, and up to grace is
-// given for what was written to arrive; the rest is reset.
+// Retire leaves everything new to a successor, from when it returns until the engine is closed: handshakes and segments
+// of flows that the engine does not have are neither answered nor deleted from XDP's table, so a client's next segment
+// is the successor's, and proves the cookie to it again. Existing connections go on. It cannot be taken back.
+func (e *Engine) Retire() {
+	for _, s := range e.shards {
+		s.retire()
+	}
+}
+
+// AbortFlows resets the connections whose remote address matches, as when a list of denied clients has changed, and
+// says how many they were. IPv4 addresses come in their plain form. match is called with locks held: it must be quick,
+// and call nothing of the engine. Whoever may not come back must be kept out by XDP before.
+func (e *Engine) AbortFlows(match func(remote netip.Addr) bool) (n int) {
+	for _, s := range e.shards {
+		n += s.abortFrom(match)
+	}
+	return n
+}
+
+// Close retires the engine and ends it. Listeners are closed, every connection gets its FIN, and up to grace is given
+// for what was written to arrive; the rest is reset. The flows of all connections are deleted from XDP's table, those
+// that are over included, and no others.
 func (e *Engine) Close(grace time.Duration) {
 	e.closed.Do(func() {
+		e.Retire()
 		e.mu.Lock()
 		listeners := e.listeners
 		e.listeners = make(map[netip.AddrPort]*Listener)
@@ -179,6 +200,9 @@ func (e *Engine) Close(grace time.Duration) {
 			s.link.Wake()
 		}
 		e.loops.Wait()
+		for _, s := range e.shards {
+			s.forgetAll()
+		}
 	})
 }
 
@@ -216,8 +240,7 @@ func (e *Engine) sweepOnce(suspects map[wire.Flow]bool) map[wire.Flow]bool {
 		// Looked up once more: it may have come to life while we were reading the table.
 		if suspects[f] && !e.knows(f) {
 			delete(unknown, f)
-			e.shards[0].deleteFlow(f)
-			e.shards[0].count(func(st *Stats) { st.Swept++ })
+			e.shards[0].sweep(f)
 		}
 	}
 	return unknown
@@ -235,12 +258,3 @@ func (e *Engine) knows(f wire.Flow) bool {
 // Lost tells of queues that can't be served any more, mostly because their interface is gone. Their
 // connections have been reset; Close remains to be called.
 func (e *Engine) Lost() <-chan error { return e.lost }
-
-func (e *Engine) stopping() bool {
-	select {
-	case <-e.stop:
-		return true
-	default:
-		return false
-	}
-}

@@ -24,7 +24,10 @@ type peer struct {
 	flows    *memFlows
 	engine   *Engine
 	listener *Listener
-	flow     wire.Flow // as the engine sees it
+	client   netip.Addr
+	tags     []byte                    // VLAN tags
+	mangle   func(frame []byte) []byte // nil: frames are sent as they are
+	flow     wire.Flow                 // as the engine sees it
 	template wire.Template
 	record   bpf.Handshake
 }
@@ -32,7 +35,10 @@ type peer struct {
 const peerIRS, peerISS = 500, 900_000 // the client's and the engine's ISN
 
 func newPeer(t *testing.T, backlog int, more ...Link) *peer {
-	p := &peer{t: t, link: newMemLink(), flows: &memFlows{flows: map[wire.Flow]bool{}}}
+	p := &peer{
+		t: t, link: newMemLink(), flows: &memFlows{flows: map[wire.Flow]bool{}},
+		client: netip.MustParseAddr("192.0.2.2"),
+	}
 	p.flows.keys.Valid = 1
 	var err error
 	links := append([]Link{p.link}, more...)
@@ -50,16 +56,19 @@ func newPeer(t *testing.T, backlog int, more ...Link) *peer {
 
 // from makes p speak from another port.
 func (p *peer) from(port uint16) {
-	frame := make([]byte, 54)
-	copy(frame[0:], []byte{2, 0, 0, 0, 0, 2}) // the frame that the template replies to: from server to client
-	copy(frame[6:], []byte{2, 0, 0, 0, 0, 1})
-	frame[12], frame[13] = 8, 0
-	frame[14], frame[17], frame[22], frame[23] = 0x45, 40, 64, 6
-	copy(frame[26:], []byte{192, 0, 2, 1})
-	copy(frame[30:], []byte{192, 0, 2, 2})
-	binary.BigEndian.PutUint16(frame[34:], 80)
-	binary.BigEndian.PutUint16(frame[36:], port)
-	frame[46] = 0x50
+	// The frame that the template replies to: from server to client.
+	frame := append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1}, p.tags...)
+	if p.client.Is4() {
+		frame = append(frame, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0)
+		frame = append(frame, netip.MustParseAddr("192.0.2.1").AsSlice()...)
+	} else {
+		frame = append(frame, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 6, 64)
+		frame = append(frame, netip.MustParseAddr("2001:db8::1").AsSlice()...)
+	}
+	frame = append(frame, p.client.AsSlice()...)
+	frame = binary.BigEndian.AppendUint16(frame, 80)
+	frame = binary.BigEndian.AppendUint16(frame, port)
+	frame = append(frame, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0)
 	var w wire.Packet
 	if err := wire.Parse(frame, &w); err != nil {
 		p.t.Fatal(err)
@@ -72,12 +81,15 @@ func (p *peer) from(port uint16) {
 // send sends a segment, after XDP recorded the flow if there is a record.
 func (p *peer) send(flags wire.Flags, seq, ack uint32, payload string, record *bpf.Handshake) {
 	s := wire.Segment{Seq: seq, Ack: ack, Flags: flags, Window: 65535, PayloadLen: len(payload), WScale: -1}
-	frame := make([]byte, 1514)
+	frame := make([]byte, 1522)
 	h := p.template.HeaderLen(&s)
 	copy(frame[h:], payload)
 	frame = frame[:p.template.Marshal(frame, &s)]
 	if record != nil {
 		p.flows.add(p.flow)
+	}
+	if p.mangle != nil {
+		frame = p.mangle(frame)
 	}
 	p.link.deliver(frame, record)
 }
@@ -165,14 +177,50 @@ func TestASegmentOfNoConnectionIsResetAndItsFlowForgotten(t *testing.T) {
 	}
 }
 
-func TestASynOfNoConnectionFreesItsFlowForTheNextTry(t *testing.T) {
+func TestASynOnAFlowOfAnEarlierProcessIsAnsweredAtOnce(t *testing.T) {
 	p := newPeer(t, 0)
+	p.flows.add(p.flow)
+	p.send(wire.SYN, 7, 0, "", nil)
+	got := p.link.next(t)
+	if got.Segment.Flags != wire.SYN|wire.ACK || got.Segment.Ack != 8 {
+		t.Fatalf("the engine sent %v ack %d", got.Segment.Flags, got.Segment.Ack)
+	}
+	if p.flows.has(p.flow) {
+		t.Error("the flow is still in XDP's table, so the final ACK would not open a new one")
+	}
+	offer := bpf.Offer{Remote: p.flow.RemoteAddr(), Local: p.flow.LocalAddr(), WScale: -1}
+	h, why := bpf.CheckCookie(&p.flows.keys, offer, got.Segment.Seq, 7, 0)
+	if why != bpf.RedirectOpened {
+		t.Fatalf("XDP would say %v of the engine's cookie", why)
+	}
+	p.record = h
+	p.send(wire.ACK, 8, h.Iss+1, "", &p.record)
+	if _, err := p.listener.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	p.stats("SYN/ACKs", func(s Stats) uint64 { return s.SynAcks }, 1)
+}
+
+func TestASynThatNobodyListensForIsNotAnswered(t *testing.T) {
+	p := newPeer(t, 0)
+	if err := p.listener.Close(); err != nil {
+		t.Fatal(err)
+	}
 	p.flows.add(p.flow)
 	p.send(wire.SYN, 7, 0, "", nil)
 	p.link.quiet(t)
 	if p.flows.has(p.flow) {
 		t.Error("the flow is still in XDP's table")
 	}
+}
+
+func TestASynThatContradictsItselfIsNotAnswered(t *testing.T) {
+	p := newPeer(t, 0)
+	for _, flags := range []wire.Flags{wire.SYN | wire.FIN, wire.SYN | wire.RST, wire.SYN | wire.ACK} {
+		p.send(flags, 7, 0, "", nil)
+	}
+	p.link.quiet(t)
+	p.stats("no connection", func(s Stats) uint64 { return s.NoConnection }, 3)
 }
 
 func TestAFullBacklogDropsTheFinalAckAndTakesItLater(t *testing.T) {

@@ -27,7 +27,7 @@ type Handshake struct {
 	// timestamps tell).
 	Duration    time.Duration
 	HasDuration bool
-	AnsweredBy  string // who sent the SYN/ACK: "xdp", or "engine" if the SYN reused TIME-WAIT
+	AnsweredBy  string // who sent the SYN/ACK: "xdp", or "engine" if the SYN came on the flow of a connection that was over
 	Opened      time.Time
 }
 
@@ -63,7 +63,7 @@ func (c *Conn) tcpHandshake(v4 bool) tcp.Handshake {
 	h := &c.record
 	hs := tcp.Handshake{
 		ISS: tcp.Seq(h.Iss), IRS: tcp.Seq(h.Irs),
-		MSS:        min(int(h.Mss), mssOf(c.shard.engine.cfg.MTU, v4)),
+		MSS:        min(int(h.Mss), mssOf(c.shard.engine.cfg.MTU-c.template.LinkExcess(), v4)),
 		SACK:       h.Flags&bpf.HandshakeSACK != 0,
 		Timestamps: h.Flags&bpf.HandshakeTimestamps != 0,
 		TSOffset:   h.TsOffset,
@@ -96,8 +96,9 @@ func (s *shard) takeRecord(d afxdp.Desc) *bpf.Handshake {
 	return &s.record
 }
 
-// answerSYN sends the SYN/ACK for a SYN that takes the place of a connection in TIME-WAIT. XDP would
-// answer the next one, a second later; clients that reuse ports under load should not wait for it.
+// answerSYN sends the SYN/ACK for a SYN that XDP has left to us because it had the flow of a connection that is over: in
+// TIME-WAIT, or an earlier process's. XDP would answer the next one, a second later; clients that reuse ports under load
+// should not wait for it.
 func (s *shard) answerSYN(p *wire.Packet) {
 	in := &p.Segment
 	v4 := p.Flow.IsIPv4()

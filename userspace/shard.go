@@ -4,6 +4,7 @@ package userspace
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -34,16 +35,19 @@ type shard struct {
 	waiting waiting
 	stalled []*Conn // have output, but there was no free TX chunk
 	stats   Stats
+	retired bool // Engine.Retire
 	// strays has a lock of its own: other shards write to it.
 	strays strays
 	// answered are the ISNs of the latest SYN/ACKs that the engine sent: only to tell who answered.
 	answered [64]uint32
 	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it. 0: it is awake.
 	sleepUntil tcp.Time
+	health     health
 
 	// Reused for every batch, so that nothing is allocated per packet.
 	descs  [batchSize]afxdp.Desc
 	packet wire.Packet
+	icmp   wire.ICMPError
 	record bpf.Handshake
 	out    wire.Segment
 	dirty  []*Conn // had input or a timer in this turn: output is due
@@ -53,6 +57,7 @@ type shard struct {
 func newShard(e *Engine, queue int, link Link) *shard {
 	s := &shard{engine: e, queue: queue, link: link, tcp: *e.cfg.TCP, conns: make(map[wire.Flow]*Conn)}
 	s.tcp.Pool = tcp.NewPool(max(1, e.cfg.Memory/len(e.cfg.Links)/poolChunk))
+	s.health.turned.Store(int64(e.clock.now()))
 	return s
 }
 
@@ -101,6 +106,7 @@ func (s *shard) turn() int {
 	s.mu.Lock()
 	s.sleepUntil = 0 // awake: nobody needs to wake the loop for an earlier timer
 	now := s.engine.clock.now()
+	s.health.turned.Store(int64(now))
 	n := s.link.Receive(s.descs[:])
 	for _, d := range s.descs[:n] {
 		s.input(s.link.Frame(d), s.takeRecord(d), now)
@@ -148,8 +154,12 @@ func (s *shard) unlock() {
 // input takes one frame in, with the handshake record that came with it (nil: none).
 func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 	p := &s.packet
-	if wire.Parse(frame, p) != nil {
-		s.stats.BadFrames++
+	if err := wire.Parse(frame, p); err != nil {
+		if err == wire.ErrNotTCP {
+			s.inputICMP(frame, now)
+		} else {
+			s.stats.BadFrames++
+		}
 		return
 	}
 	if !s.checksumOK(p) {
@@ -157,6 +167,14 @@ func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 		return
 	}
 	c := s.conns[p.Flow]
+	if c == nil && s.retired {
+		if owner := s.engine.owners.elsewhere(p.Flow, s); owner != nil {
+			s.stray(owner, frame, record)
+		} else {
+			s.stats.LeftAlone++
+		}
+		return
+	}
 	if c == nil {
 		if owner := s.engine.owners.claim(p.Flow, s); owner != s {
 			s.stray(owner, frame, record)
@@ -171,7 +189,7 @@ func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 			return
 		}
 	}
-	if p.Segment.Flags&(wire.SYN|wire.ACK) == wire.SYN && c.reusable(&p.Segment) {
+	if isSYN(&p.Segment) && c.reusable(&p.Segment) {
 		s.forget(c)
 		s.answerSYN(p)
 		return
@@ -187,6 +205,11 @@ func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 		}
 	}
 	s.event(c, c.tcp.Input(&p.Segment, now))
+}
+
+// isSYN reports whether a segment asks for a new connection, with nothing that contradicts it.
+func isSYN(s *wire.Segment) bool {
+	return s.Flags&(wire.SYN|wire.ACK|wire.RST|wire.FIN) == wire.SYN
 }
 
 // stray hands a frame to the shard that has its flow.
@@ -213,12 +236,19 @@ func (s *shard) duplicate(c *Conn, p *wire.Packet) {
 	s.send(&c.template, &s.out)
 }
 
-// noConnection answers a segment of a flow that the engine does not have, and forgets the flow.
+// noConnection answers a segment of a flow that the engine does not have, and forgets the flow: an earlier process may
+// have left it, or the ring was full when it was opened.
 func (s *shard) noConnection(p *wire.Packet) {
 	s.stats.NoConnection++
 	s.deleteFlow(p.Flow)
-	// A SYN gets no RST: with the flow gone, XDP answers the client's next try.
-	if p.Segment.Flags.Has(wire.SYN) || !tcp.Reset(&p.Segment, &s.out) {
+	if p.Segment.Flags.Has(wire.SYN) {
+		// No RST: with the flow gone, the client's final ACK, or its next SYN, is XDP's again.
+		if isSYN(&p.Segment) && s.engine.listener(p.Flow.LocalAddr()) != nil {
+			s.answerSYN(p)
+		}
+		return
+	}
+	if !tcp.Reset(&p.Segment, &s.out) {
 		return
 	}
 	t := wire.NewTemplate(p)
@@ -229,7 +259,7 @@ func (s *shard) noConnection(p *wire.Packet) {
 // connection is refused; both are counted.
 func (s *shard) admit(p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn {
 	// XDP reads its table while another CPU may be reusing the entry: the record must fit the segment.
-	if record == nil || record.Iss+1 != p.Segment.Ack || s.engine.stopping() {
+	if record == nil || record.Iss+1 != p.Segment.Ack {
 		s.noConnection(p)
 		return nil
 	}
@@ -403,33 +433,75 @@ func (s *shard) count(f func(*Stats)) {
 	f(&s.stats)
 }
 
+// retire leaves all that is unknown to a successor from now on.
+func (s *shard) retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = true
+}
+
+// sweep deletes the flow of no connection, unless it may be a successor's.
+func (s *shard) sweep(f wire.Flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.retired {
+		s.deleteFlow(f)
+		s.stats.Swept++
+	}
+}
+
 // closeConns ends every connection the polite way.
 func (s *shard) closeConns() {
-	s.each(func(c *Conn, now tcp.Time) {
+	s.each(func(c *Conn, now tcp.Time) bool {
 		c.closed = true
 		c.tcp.Close(now)
+		return true
 	})
 }
 
 // abortConns resets what is still there.
 func (s *shard) abortConns() {
-	s.each(func(c *Conn, _ tcp.Time) {
+	s.each(func(c *Conn, _ tcp.Time) bool {
 		c.closed = true
 		c.tcp.Abort()
+		return true
 	})
 }
 
-func (s *shard) each(f func(*Conn, tcp.Time)) {
+// abortFrom resets the connections of the remote addresses that match, and says how many they were.
+func (s *shard) abortFrom(match func(netip.Addr) bool) int {
+	return s.each(func(c *Conn, _ tcp.Time) bool {
+		if !match(c.flow.RemoteAddr().Addr()) {
+			return false
+		}
+		c.ended = true
+		c.tcp.Abort()
+		return true
+	})
+}
+
+// each calls f for every connection that is not over, sends what comes of it if f says true, and counts those.
+func (s *shard) each(f func(*Conn, tcp.Time) bool) (n int) {
 	s.mu.Lock()
+	defer s.unlock()
 	now := s.engine.clock.now()
 	for _, c := range s.conns {
-		if c.inWaiting {
+		if c.inWaiting || !f(c, now) {
 			continue
 		}
-		f(c, now)
+		n++
 		c.notify(tcp.Readable | tcp.Writable | tcp.Closed)
 		s.output(c, now)
 	}
 	s.flush()
-	s.unlock()
+	return n
+}
+
+// forgetAll drops every connection, and deletes their flows from XDP's table.
+func (s *shard) forgetAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		s.forget(c)
+	}
 }

@@ -22,8 +22,9 @@ type Stats struct {
 	ClosedAborted   uint64 // ended by us, with data lost
 	RefusedBacklog  uint64 // final ACKs not taken because the accept backlog was full
 	RefusedListener uint64 // connections to a port that nobody listens on any more
-	SynAcks         uint64 // SYNs answered by the engine, reusing TIME-WAIT
+	SynAcks         uint64 // SYNs answered by the engine: on the flow of a connection that is over
 	NoConnection    uint64 // segments of no connection
+	LeftAlone       uint64 // segments of no connection that a retired engine left to its successor
 	Swept           uint64 // flows deleted that never became a connection
 
 	Strays     uint64 // frames that came on another queue than their connection's, and were handed over
@@ -34,11 +35,19 @@ type Stats struct {
 	PureAcksOut             uint64 // segments that carry nothing but an acknowledgment
 	ResetsOut               uint64
 	Retransmits             uint64 // segments sent again
-	BadFrames               uint64 // frames that are not a TCP segment: cut short, wrong lengths
+	BadFrames               uint64 // frames that are neither a segment nor an ICMP error: cut short, wrong lengths
 	BadChecksums            uint64
 	MemoryRefused           uint64 // times that the bound on buffer memory was met
 	TxNoChunk               uint64 // times that output waited because all TX chunks were in flight
 	TxErrors                uint64 // failed transmit system calls
+
+	// ICMP errors about segments in flight, by what they say.
+	ICMPUnreachable, ICMPTooBig, ICMPTimeExceeded, ICMPParameterProblem uint64
+	// ICMP errors refused.
+	ICMPBadChecksum  uint64
+	ICMPNoConnection uint64 // about a flow that the engine does not have
+	ICMPBadSequence  uint64 // about a segment that is not in flight: late, or forged
+	ICMPBadMTU       uint64 // too big, for an MTU that is smaller than any path's of today
 
 	// HandshakeRTT counts the handshakes with timestamps by the time from SYN/ACK to final ACK.
 	HandshakeRTT      [RTTBuckets]uint64
@@ -58,11 +67,14 @@ func (st *Stats) add(o *Stats) {
 		{&st.Opened, &o.Opened}, {&st.ClosedClean, &o.ClosedClean}, {&st.ClosedReset, &o.ClosedReset},
 		{&st.ClosedTimeout, &o.ClosedTimeout}, {&st.ClosedAborted, &o.ClosedAborted},
 		{&st.RefusedBacklog, &o.RefusedBacklog}, {&st.RefusedListener, &o.RefusedListener},
-		{&st.SynAcks, &o.SynAcks}, {&st.NoConnection, &o.NoConnection}, {&st.Swept, &o.Swept}, {&st.Strays, &o.Strays}, {&st.StraysLost, &o.StraysLost},
+		{&st.SynAcks, &o.SynAcks}, {&st.NoConnection, &o.NoConnection}, {&st.LeftAlone, &o.LeftAlone}, {&st.Swept, &o.Swept}, {&st.Strays, &o.Strays}, {&st.StraysLost, &o.StraysLost},
 		{&st.SegmentsIn, &o.SegmentsIn}, {&st.SegmentsOut, &o.SegmentsOut}, {&st.BytesIn, &o.BytesIn},
 		{&st.BytesOut, &o.BytesOut}, {&st.PureAcksOut, &o.PureAcksOut}, {&st.ResetsOut, &o.ResetsOut},
 		{&st.Retransmits, &o.Retransmits}, {&st.BadFrames, &o.BadFrames},
 		{&st.BadChecksums, &o.BadChecksums}, {&st.MemoryRefused, &o.MemoryRefused}, {&st.TxNoChunk, &o.TxNoChunk}, {&st.TxErrors, &o.TxErrors},
+		{&st.ICMPUnreachable, &o.ICMPUnreachable}, {&st.ICMPTooBig, &o.ICMPTooBig}, {&st.ICMPTimeExceeded, &o.ICMPTimeExceeded},
+		{&st.ICMPParameterProblem, &o.ICMPParameterProblem}, {&st.ICMPBadChecksum, &o.ICMPBadChecksum},
+		{&st.ICMPNoConnection, &o.ICMPNoConnection}, {&st.ICMPBadSequence, &o.ICMPBadSequence}, {&st.ICMPBadMTU, &o.ICMPBadMTU},
 		{&st.HandshakeRTTTicks, &o.HandshakeRTTTicks},
 	} {
 		*f.to += *f.from

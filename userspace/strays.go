@@ -31,6 +31,19 @@ func (o *owners) claim(f wire.Flow, s *shard) *shard {
 	return s
 }
 
+// elsewhere gives the owner of a flow, if there is one and it is not s.
+func (o *owners) elsewhere(f wire.Flow, s *shard) *shard {
+	if o.shards == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if owner := o.shards[f]; owner != s {
+		return owner
+	}
+	return nil
+}
+
 func (o *owners) release(f wire.Flow) {
 	if o.shards == nil {
 		return

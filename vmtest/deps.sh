@@ -17,6 +17,9 @@ done <<EOF
 /usr/include/stdlib.h libc6-dev
 /usr/bin/curl curl
 /usr/bin/git git
+/bin/ip iproute2
+/usr/sbin/bpftool bpftool
+/sbin/ethtool ethtool
 EOF
 [ -z "$missing" ] && exit 0
 

@@ -353,10 +353,10 @@ func TestATakenMetricsAddressIsRefused(t *testing.T) {
 	}
 }
 
-func TestWithoutPrivilegeItSaysWhatItNeeds(t *testing.T) {
-	t.Parallel()
-	l := lab.ForTest(t, lab.Options{})
-	// The product's own file is deleted and this process's alone; so a copy that user nobody may run.
+// copyForNobody is the path of a copy of the product that any user may run: the product's own file is
+// deleted, and this process's alone.
+func copyForNobody(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
@@ -375,6 +375,13 @@ func TestWithoutPrivilegeItSaysWhatItNeeds(t *testing.T) {
 	if err := errors.Join(err, dst.Close()); err != nil {
 		t.Fatal(err)
 	}
+	return path
+}
+
+func TestWithoutPrivilegeItSaysWhatItNeeds(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	path := copyForNobody(t)
 	for _, args := range [][]string{{"attach", "srv0"}, {"demo", "--once"}} {
 		t.Run(args[0], func(t *testing.T) {
 			c := l.Server.Command(path, args...)

@@ -76,9 +76,7 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 	if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
 		return nil, err
 	}
-	if e, ok := any(d.engine).(interface{ Healthy() error }); ok {
-		d.responder.HealthCheck(e.Healthy)
-	}
+	d.responder.HealthCheck(d.engine.Healthy)
 	d.status = services.NewStatus(d)
 	if err := d.listen(); err != nil {
 		return nil, err
@@ -139,7 +137,7 @@ func (d *daemon) wait(ctx context.Context) error {
 		return nil
 	case why := <-d.responder.Dismissed():
 		d.log.Info("the interface is not ours any more: closing all connections", "interface", d.responder.Interface(), "because", why)
-		d.retire()
+		d.engine.Retire()
 		return nil
 	case err := <-d.failed:
 		return err
@@ -148,14 +146,7 @@ func (d *daemon) wait(ctx context.Context) error {
 	}
 }
 
-// retire leaves new connections to a successor.
-func (d *daemon) retire() {
-	if e, ok := any(d.engine).(interface{ Retire() }); ok {
-		e.Retire()
-	}
-}
-
-// close ends everything: connections get their FIN, then the program comes off, then the rest goes.
+// close ends everything: connections get their FIN, those who count end, then the program comes off.
 func (d *daemon) close() {
 	d.closing.Do(func() {
 		d.cancel()
@@ -169,15 +160,15 @@ func (d *daemon) close() {
 			cancel()
 			d.engine.Close(closeGrace)
 		}
-		if d.responder != nil {
-			d.responder.Close()
-		}
 		if d.metrics != nil {
 			grace, cancel := context.WithTimeout(context.Background(), metricsGrace)
 			defer cancel()
 			_ = d.metrics.Shutdown(grace) // the process ends anyway
 		}
-		d.running.Wait()
+		d.running.Wait() // the page and the metrics read the responder's maps
+		if d.responder != nil {
+			d.responder.Close()
+		}
 	})
 }
 

@@ -2,7 +2,7 @@
 
 // Command xdptcp answers TCP handshakes in XDP and serves the connections in Go.
 //
-// Noun commands (status, keys list, version) change nothing; verb commands (attach, detach, arm, disarm,
+// Noun commands (status, doctor, keys list, version) change nothing; verb commands (attach, detach, arm, disarm,
 // keys add, demo) do.
 package main
 
@@ -27,7 +27,7 @@ const (
 	exitError       = 1
 	exitUsage       = 2
 	exitNotAttached = 3
-	exitDegraded    = 4 // attached, but in generic mode or without a living daemon
+	exitDegraded    = 4 // attached, but in generic mode or without a living daemon; or the doctor says that it would be
 )
 
 func main() {
@@ -97,7 +97,17 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (gen
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
 	root.PersistentFlags().StringVar(&logFormat, "log-format", "text", "format of the log on stderr: text or json")
 	root.PersistentFlags().StringVar(&logLevel, "log-level", "info", "least level that is logged: debug, info, warn or error")
-	root.AddCommand(newAttach(e), newDetach(e), newArm(e), newDisarm(e), newStatus(e), newKeys(e), newDemo(e), newVersion(e))
+	root.AddCommand(
+		newAttach(e),
+		newDetach(e),
+		newArm(e),
+		newDisarm(e),
+		newStatus(e),
+		newDoctor(e),
+		newKeys(e),
+		newDemo(e),
+		newVersion(e),
+	)
 	return root
 }
 

@@ -41,6 +41,9 @@ func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
 		{"keys drop a -", `generation "-": want a number`},
 		{"keys list", "argument missing"},
 		{"status a b", `"b" is too much`},
+		{"doctor", "argument missing"},
+		{"doctor a b", `"b" is too much`},
+		{"doctor a --frob", "unknown flag: --frob"},
 		{"status --log-level loud", `--log-level "loud"`},
 		{"status --log-format xml", `--log-format "xml"`},
 		{"demo now", `"now" is too much`},
@@ -55,7 +58,7 @@ func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
 }
 
 func TestAnInterfaceThatIsNotThereIsNamedTogetherWithThoseThatAre(t *testing.T) {
-	for _, verb := range []string{"attach", "status"} {
+	for _, verb := range []string{"attach", "status", "doctor"} {
 		var stdout, stderr bytes.Buffer
 		code := run(context.Background(), []string{verb, "nosuch0"}, &stdout, &stderr)
 		if code != exitError || !strings.Contains(stderr.String(), `no such interface: "nosuch0" (there are: lo`) {

@@ -94,6 +94,8 @@ type Conn struct {
 	challengeAt Time // start of the interval that challenges counts in
 	challenges  uint8
 
+	softError wire.ICMPKind // the last one; 0: none
+
 	stats stats
 }
 

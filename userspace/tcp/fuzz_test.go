@@ -18,6 +18,7 @@ func FuzzConn(f *testing.F) {
 	f.Add(byte(1), []byte{4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 7, 8, 9})
 	f.Add(byte(2), []byte{0, 0x11, 0, 9, 0, 0, 1, 1, 90, 0, 0x10, 0, 0, 0, 0, 1, 1, 9, 6, 6, 6, 6, 6, 6})
 	f.Add(byte(3), []byte{4, 255, 255, 0, 0x10, 0, 0, 0, 100, 0, 0, 0, 3, 0, 0x10, 0, 0, 0, 200, 0, 0, 0, 9, 6})
+	f.Add(byte(3), []byte{4, 255, 8, 3, 100, 8, 3, 50, 6, 8, 3, 25})
 	f.Fuzz(func(t *testing.T, kind byte, in []byte) {
 		cfg := DefaultConfig()
 		cfg.RecvBuffer, cfg.SendBuffer = 8192, 8192
@@ -98,6 +99,8 @@ func FuzzConn(f *testing.F) {
 					c.Close(now)
 				case 2:
 					c.SetNoDelay(take()&1 == 0)
+				case 3:
+					c.LowerMSS(int(take())*4, now)
 				}
 			}
 			check()
@@ -105,6 +108,9 @@ func FuzzConn(f *testing.F) {
 			for n := 0; c.Output(&out, now); n++ {
 				c.CopyPayload(make([]byte, out.PayloadLen), &out)
 				check()
+				if out.PayloadLen > c.Info().MSS {
+					t.Fatalf("a segment of %d bytes, MSS %d", out.PayloadLen, c.Info().MSS)
+				}
 				if n > 1000 {
 					t.Fatal("Output does not end")
 				}

@@ -2,7 +2,11 @@
 
 package tcp
 
-import "time"
+import (
+	"time"
+
+	"github.com/xdptcp/xdptcp/userspace/wire"
+)
 
 // stats are the counters behind Info.
 type stats struct {
@@ -12,6 +16,7 @@ type stats struct {
 	retransmits, timeouts, probes     uint32
 	pureAcks, piggybacked, challenges uint32
 	dupAcksIn, outOfOrder, poolDrops  uint32
+	softErrors                        uint32
 }
 
 // Info is a snapshot of a connection for people and metrics.
@@ -37,6 +42,9 @@ type Info struct {
 	DupAcksIn          uint64
 	OutOfOrderIn       uint64 // segments
 	PoolDropsIn        uint64 // segments dropped because the pool was at its bound
+
+	SoftErrors uint64        // ICMP errors that said why segments may not arrive
+	SoftError  wire.ICMPKind // the last of them; 0: none
 }
 
 // State gives the connection's state.
@@ -59,6 +67,7 @@ func (c *Conn) Info() Info {
 		ChallengeAcksOut: uint64(c.stats.challenges),
 		DupAcksIn:        uint64(c.stats.dupAcksIn), OutOfOrderIn: uint64(c.stats.outOfOrder),
 		PoolDropsIn: uint64(c.stats.poolDrops),
+		SoftErrors:  uint64(c.stats.softErrors), SoftError: c.softError,
 	}
 	if c.cfg != nil {
 		i.RTO = c.rtt.rto(c.cfg, c.backoff)

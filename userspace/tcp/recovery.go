@@ -10,7 +10,7 @@ type recovery uint8
 const (
 	recoveryNone recovery = iota
 	recoveryFast          // after duplicate ACKs, up to recover: RFC 6675, or RFC 6582 without SACK
-	recoveryLoss          // after a time-out, up to recover: all that is not SACKed is taken for lost
+	recoveryLoss          // after a time-out or LowerMSS, up to recover: all that is not SACKed is taken for lost
 )
 
 const dupThresh = 3
@@ -82,12 +82,17 @@ func (c *Conn) enterFastRecovery(now Time) {
 // (RFC 2018, 8).
 func (c *Conn) enterLossRecovery() {
 	c.congestion().OnTimeout(&c.cwnd, c.outstanding(), c.retries > 1)
+	c.releaseSacked()
+	c.resend()
+}
+
+// resend takes all that is outstanding and not SACKed for lost.
+func (c *Conn) resend() {
 	c.recovery = recoveryLoss
 	c.recover = c.sndNxt
 	c.highRxt = c.sndUna
 	c.dupAcks, c.dupBytes = 0, 0
 	c.rttAt = 0
-	c.releaseSacked()
 	c.set(flagForceRxt)
 }
 
@@ -172,7 +177,7 @@ func (c *Conn) pipe() int {
 			break
 		}
 		if c.recovery == recoveryLoss {
-			// What was sent before the time-out is gone, unless it was sent again.
+			// What was sent before is gone, unless it was sent again.
 			pipe += overlap(left, right, c.sndUna, c.highRxt)
 			pipe += overlap(left, right, maxSeq(c.recover, c.highRxt), c.sndNxt)
 		} else {

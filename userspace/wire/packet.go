@@ -31,7 +31,7 @@ const (
 func (p *Packet) Checksum() ChecksumState {
 	// The partial form first: it needs no pass over the bytes.
 	field := uint16(p.tcp[16])<<8 | uint16(p.tcp[17])
-	if normal(field) == normal(pseudoSum(&p.Flow, len(p.tcp))) {
+	if normal(field) == normal(pseudoSum(&p.Flow, protoTCP, len(p.tcp))) {
 		return ChecksumPartial
 	}
 	if p.ChecksumFull() {
@@ -42,13 +42,13 @@ func (p *Packet) Checksum() ChecksumState {
 
 // ChecksumFull reports whether the TCP checksum covers the whole segment and is right.
 func (p *Packet) ChecksumFull() bool {
-	return normal(Sum(p.tcp, pseudoSum(&p.Flow, len(p.tcp)))) == 0xffff
+	return normal(Sum(p.tcp, pseudoSum(&p.Flow, protoTCP, len(p.tcp)))) == 0xffff
 }
 
-// pseudoSum is the folded sum over the pseudo-header of length bytes of TCP (RFC 9293, 3.1; RFC 8200, 8.1). A sum is
-// commutative, so the direction does not matter.
-func pseudoSum(f *Flow, length int) uint16 {
-	return addSum(addrSum(f), uint16(protoTCP), uint16(length))
+// pseudoSum is the folded sum over the pseudo-header of length bytes of a protocol (RFC 9293, 3.1; RFC 8200, 8.1). A sum
+// is commutative, so the direction does not matter.
+func pseudoSum(f *Flow, proto uint16, length int) uint16 {
+	return addSum(addrSum(f), proto, uint16(length))
 }
 
 // addrSum is the part of the pseudo-header's sum that a connection never changes.

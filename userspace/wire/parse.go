@@ -16,7 +16,9 @@ const (
 	etherVLAN = 0x8100 // 802.1Q
 	etherQinQ = 0x88a8 // 802.1ad
 
-	protoTCP = 6
+	protoICMP   = 1
+	protoTCP    = 6
+	protoICMPv6 = 58
 
 	// IPv6 extension headers (RFC 8200, 4).
 	extHopByHop  = 0
@@ -29,27 +31,23 @@ const (
 // Parse reads a frame into p without allocating. All of p aliases frame. Lengths come from the IP header, so padding and
 // trailers are cut off. On an error p is in no defined state.
 func Parse(frame []byte, p *Packet) error {
-	if len(frame) < etherHeaderLen {
-		return ErrTruncated
-	}
-	off := etherHeaderLen
-	etherType := binary.BigEndian.Uint16(frame[12:])
-	for tags := 0; tags < 2 && (etherType == etherVLAN || etherType == etherQinQ); tags++ {
-		if len(frame) < off+vlanTagLen {
-			return ErrTruncated
-		}
-		etherType = binary.BigEndian.Uint16(frame[off+2:])
-		off += vlanTagLen
+	etherType, off, err := parseLink(frame)
+	if err != nil {
+		return err
 	}
 	p.Link = frame[:off:off]
 
 	var tcp []byte
-	var err error
+	ip := frame[off:]
 	switch etherType {
 	case etherIPv4:
-		tcp, err = parseIPv4(frame[off:], p)
+		if tcp, err = parseIPv4(ip, protoTCP, &p.Flow); err == nil {
+			p.ECN = ip[1] & 3
+		}
 	case etherIPv6:
-		tcp, err = parseIPv6(frame[off:], p)
+		if tcp, err = parseIPv6(ip, protoTCP, &p.Flow); err == nil {
+			p.ECN = ip[1] >> 4 & 3
+		}
 	default:
 		return ErrLinkType
 	}
@@ -59,8 +57,26 @@ func Parse(frame []byte, p *Packet) error {
 	return parseTCP(tcp, p)
 }
 
-// parseIPv4 fills the addresses and gives the bytes behind the header, options included (RFC 791, 3.1).
-func parseIPv4(b []byte, p *Packet) ([]byte, error) {
+// parseLink gives the EtherType behind up to two VLAN tags, and the length of the link header with them.
+func parseLink(frame []byte) (etherType uint16, off int, err error) {
+	if len(frame) < etherHeaderLen {
+		return 0, 0, ErrTruncated
+	}
+	off = etherHeaderLen
+	etherType = binary.BigEndian.Uint16(frame[12:])
+	for tags := 0; tags < 2 && (etherType == etherVLAN || etherType == etherQinQ); tags++ {
+		if len(frame) < off+vlanTagLen {
+			return 0, 0, ErrTruncated
+		}
+		etherType = binary.BigEndian.Uint16(frame[off+2:])
+		off += vlanTagLen
+	}
+	return etherType, off, nil
+}
+
+// parseIPv4 fills the addresses and gives the bytes behind the header and its options (RFC 791, 3.1), which must be of
+// protocol proto.
+func parseIPv4(b []byte, proto byte, f *Flow) ([]byte, error) {
 	if len(b) < ipv4HeaderLen {
 		return nil, ErrTruncated
 	}
@@ -76,19 +92,23 @@ func parseIPv4(b []byte, p *Packet) ([]byte, error) {
 	if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 {
 		return nil, ErrFragment
 	}
-	if b[9] != protoTCP {
+	if b[9] != proto {
 		return nil, ErrNotTCP
 	}
-	p.ECN = b[1] & 3
-	copy(p.Flow.Remote[:12], mappedPrefix[:])
-	copy(p.Flow.Remote[12:], b[12:16])
-	copy(p.Flow.Local[:12], mappedPrefix[:])
-	copy(p.Flow.Local[12:], b[16:20])
+	putMapped(&f.Remote, b[12:16])
+	putMapped(&f.Local, b[16:20])
 	return b[header:total:total], nil
 }
 
-// parseIPv6 fills the addresses and gives the bytes behind the last extension header (RFC 8200, 3 and 4).
-func parseIPv6(b []byte, p *Packet) ([]byte, error) {
+// putMapped writes the 4-in-6 form of the IPv4 address b. (In place: a copy of it, made at once, would wait for both writes.)
+func putMapped(addr *[16]byte, b []byte) {
+	copy(addr[:12], mappedPrefix[:])
+	copy(addr[12:], b)
+}
+
+// parseIPv6 fills the addresses and gives the bytes behind the last extension header (RFC 8200, 3 and 4), which must be
+// of protocol proto.
+func parseIPv6(b []byte, proto byte, f *Flow) ([]byte, error) {
 	if len(b) < ipv6HeaderLen {
 		return nil, ErrTruncated
 	}
@@ -99,19 +119,20 @@ func parseIPv6(b []byte, p *Packet) ([]byte, error) {
 	if end > len(b) {
 		return nil, ErrIPLength
 	}
-	p.ECN = b[1] >> 4 & 3
-	copy(p.Flow.Remote[:], b[8:24])
-	copy(p.Flow.Local[:], b[24:40])
+	copy(f.Remote[:], b[8:24])
+	copy(f.Local[:], b[24:40])
 	// A mapped address on the IPv6 wire would be taken for an IPv4 flow, and answered in IPv4 (RFC 4942, 2.2).
-	if p.Flow.IsIPv4() || [12]byte(p.Flow.Remote[:12]) == mappedPrefix {
+	if f.IsIPv4() || [12]byte(f.Remote[:12]) == mappedPrefix {
 		return nil, ErrLinkType
 	}
+	return upperLayer(b[6], b[ipv6HeaderLen:end:end], proto)
+}
 
-	next := b[6]
-	rest := b[ipv6HeaderLen:end:end]
+// upperLayer walks the extension headers that start with next (RFC 8200, 4), up to the header of protocol proto.
+func upperLayer(next byte, rest []byte, proto byte) ([]byte, error) {
 	for range maxExtension {
 		switch next {
-		case protoTCP:
+		case proto:
 			return rest, nil
 		case extFragment:
 			return nil, ErrFragment

@@ -37,6 +37,12 @@ func (t *Template) HeaderLen(s *Segment) int {
 	return int(t.linkLen) + t.ipLen() + tcpHeaderLen + s.optionsLen()
 }
 
+// LinkExcess is by how much the link header is longer than a device has room for on top of its MTU: an Ethernet header
+// with one VLAN tag (Linux's is_skb_forwardable). It comes off the MTU.
+func (t *Template) LinkExcess() int {
+	return max(0, int(t.linkLen)-etherHeaderLen-vlanTagLen)
+}
+
 func (t *Template) ipLen() int {
 	if t.ipv4 {
 		return ipv4HeaderLen

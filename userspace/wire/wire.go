@@ -10,12 +10,14 @@
 //	frame:  | link 14..22 | IP 20/40 | TCP 20..60 |  payload  |
 //	                                              ^ HeaderLen  ^ Marshal's result
 //
+// The ICMP errors that routers send about our segments are read by [ParseICMP].
+//
 // Everything a caller sees is in host byte order. The package knows segments, not connections.
 package wire
 
 import "errors"
 
-// The reasons for which Parse refuses a frame. They are compared by identity and carry no details, so that
+// The reasons for which Parse and ParseICMP refuse a frame. They are compared by identity and carry no details, so that
 // refusing costs no allocation.
 var (
 	ErrTruncated = errors.New("wire: frame ends inside a header")
@@ -26,4 +28,8 @@ var (
 	ErrExtension = errors.New("wire: too many or unknown IPv6 extension headers")
 	ErrNotTCP    = errors.New("wire: not TCP")
 	ErrTCPLength = errors.New("wire: TCP data offset is wrong or longer than the packet")
+
+	ErrICMPChecksum = errors.New("wire: ICMP checksum is wrong")
+	ErrICMPType     = errors.New("wire: not an ICMP error that is about a segment")
+	ErrICMPQuote    = errors.New("wire: ICMP error that does not quote the start of a segment of ours")
 )
