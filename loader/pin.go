@@ -15,8 +15,6 @@ import (
 // DefaultPinDir is where `xdptcp attach` pins.
 const DefaultPinDir = bpffsPath + "/xdptcp"
 
-const bpffsPath = "/sys/fs/bpf"
-
 // pinLayout is the version of what lies below a pin directory: LAYOUT/NETNS-IFINDEX/link. Names on a BPF filesystem
 // must not have dots in them.
 const pinLayout = "v1"

@@ -77,7 +77,8 @@ type Responder struct {
 	sockets []*afxdp.Socket
 	release func() // of the held ports
 	mode    Mode
-	close   sync.Once
+
+	detach, close sync.Once
 
 	keyFile  *keyWatch       // nil: none
 	changing context.Context // of the keys: ends with Close, or when another is the owner
@@ -359,14 +360,33 @@ func (r *Responder) attach(flags link.XDPAttachFlags) (err error) {
 	return err
 }
 
-// Close takes the program off, then closes the sockets and frees everything. A responder that was replaced or detached by
-// another process leaves program and pin to that one.
-func (r *Responder) Close() {
-	r.close.Do(func() {
+// Detach takes the program off, and the pin: packets are the kernel's again. Close does so too. A responder that was
+// replaced or detached by another process leaves both to that one.
+func (r *Responder) Detach() {
+	r.detach.Do(func() {
 		if r.lease != nil {
 			r.lease.end()
 		}
-		r.detach()
+		if r.link == nil {
+			return
+		}
+		if atomic.CompareAndSwapUint64(&r.control.Owner, r.owner, nobody) {
+			atomic.StoreUint64(&r.control.Lease, 0)
+			if err := r.pin.remove(); err != nil {
+				r.log.Error("the pin stays", "interface", r.dev.name, "err", err)
+			}
+			if err := r.link.Detach(); err != nil {
+				r.log.Error("detaching", "interface", r.dev.name, "err", err)
+			}
+		}
+		_ = r.link.Close() // only closes a file descriptor
+	})
+}
+
+// Close is Detach, and then closes the sockets and frees everything.
+func (r *Responder) Close() {
+	r.Detach()
+	r.close.Do(func() {
 		for _, s := range r.sockets {
 			if err := s.Close(); err != nil {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
@@ -387,23 +407,6 @@ func (r *Responder) Close() {
 		r.release()
 		r.lock.release()
 	})
-}
-
-// detach takes the program off, unless it is another's by now.
-func (r *Responder) detach() {
-	if r.link == nil {
-		return
-	}
-	if atomic.CompareAndSwapUint64(&r.control.Owner, r.owner, nobody) {
-		atomic.StoreUint64(&r.control.Lease, 0)
-		if err := r.pin.remove(); err != nil {
-			r.log.Error("the pin stays", "interface", r.dev.name, "err", err)
-		}
-		if err := r.link.Detach(); err != nil {
-			r.log.Error("detaching", "interface", r.dev.name, "err", err)
-		}
-	}
-	_ = r.link.Close() // only closes a file descriptor
 }
 
 // Reasons are XDP's counters, summed over CPUs.

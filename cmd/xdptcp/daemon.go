@@ -26,6 +26,7 @@ import (
 const (
 	closeGrace   = 2 * time.Second
 	metricsGrace = time.Second
+	retireGrace  = 250 * time.Millisecond
 )
 
 type daemonOptions struct {
@@ -76,7 +77,12 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 	if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
 		return nil, err
 	}
-	d.responder.HealthCheck(d.engine.Healthy)
+	d.responder.HealthCheck(func() error {
+		if ctx.Err() != nil {
+			return nil // closing, and serving what it has
+		}
+		return d.engine.Healthy()
+	})
 	d.status = services.NewStatus(d)
 	if err := d.listen(); err != nil {
 		return nil, err
@@ -137,7 +143,7 @@ func (d *daemon) wait(ctx context.Context) error {
 		return nil
 	case why := <-d.responder.Dismissed():
 		d.log.Info("the interface is not ours any more: closing all connections", "interface", d.responder.Interface(), "because", why)
-		d.engine.Retire()
+		d.retire()
 		return nil
 	case err := <-d.failed:
 		return err
@@ -146,7 +152,16 @@ func (d *daemon) wait(ctx context.Context) error {
 	}
 }
 
-// close ends everything: connections get their FIN, those who count end, then the program comes off.
+// retire leaves new connections to a successor. Those that are young get some time for their first request: net/http drops
+// what it reads once it shuts down.
+func (d *daemon) retire() {
+	d.engine.Retire()
+	for end := time.Now().Add(retireGrace); time.Now().Before(end) && d.engine.Stats().Open > 0; {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// close ends everything: connections get their FIN, the program comes off, those who count end.
 func (d *daemon) close() {
 	d.closing.Do(func() {
 		d.cancel()
@@ -159,6 +174,9 @@ func (d *daemon) close() {
 			stopping.Wait()
 			cancel()
 			d.engine.Close(closeGrace)
+		}
+		if d.responder != nil {
+			d.responder.Detach()
 		}
 		if d.metrics != nil {
 			grace, cancel := context.WithTimeout(context.Background(), metricsGrace)
