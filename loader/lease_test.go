@@ -31,8 +31,10 @@ func TestALeaseIsHeldByTheHealthyOwnerAlone(t *testing.T) {
 	}
 	sick = errors.New("queue 3 hangs")
 	control.Lease = 0
-	if !l.renew() || !l.renew() || control.Lease != 0 {
-		t.Error("the lease was renewed, though nothing is served")
+	for range 2 {
+		if !l.renew() || control.Lease != 0 {
+			t.Error("the lease was renewed, though nothing is served")
+		}
 	}
 	sick = nil
 	if !l.renew() || !holds(control) {

@@ -109,8 +109,14 @@ func TestAReplacementLeavesNoSYNUnansweredAndNoClientAlone(t *testing.T) {
 		})
 	}
 	const swaps = 3
-	for range swaps {
+	for swap := range swaps {
 		time.Sleep(1200 * time.Millisecond) // a key grows older than its rotation
+		if swap == 1 {
+			// A request that never ends keeps the daemon to the end of its grace, longer than a lease.
+			if _, err := dial(t, l, families(l)[0].addr(8080)).Write([]byte("GET")); err != nil {
+				t.Fatal(err)
+			}
+		}
 		d = replace(t, l, d, "--key-rotation", "1s")
 	}
 	time.Sleep(300 * time.Millisecond)
@@ -254,8 +260,10 @@ func TestOfTwoAttachesAtOnceOneIsRefused(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{})
 	outcomes := make(chan int, 2)
 	var cmds []*lab.Cmd
+	stderr := new(output)
 	for range 2 {
 		c := l.Server.Command(product, "attach", "srv0", "--pin", pinDir, "--metrics", "")
+		c.Stderr = stderr
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -266,6 +274,9 @@ func TestOfTwoAttachesAtOnceOneIsRefused(t *testing.T) {
 	case code := <-outcomes:
 		if code != 1 {
 			t.Errorf("the one that is refused ended with exit code %d", code)
+		}
+		if !strings.Contains(stderr.String(), "already has an xdptcp") {
+			t.Errorf("it was not refused for the other's sake:\n%s", stderr)
 		}
 	case <-time.After(patience):
 		t.Fatal("both are attached")

@@ -27,6 +27,7 @@ const (
 	closeGrace   = 2 * time.Second
 	metricsGrace = time.Second
 	retireGrace  = 250 * time.Millisecond
+	lastGrace    = 500 * time.Millisecond
 )
 
 type daemonOptions struct {
@@ -45,6 +46,7 @@ type daemon struct {
 	serving   []services.Service
 	metrics   *http.Server
 	metricsAt net.Addr
+	retired   bool // another daemon has the interface, or soon will
 
 	failed  chan error // a part that ended before it was told to
 	cancel  context.CancelFunc
@@ -155,6 +157,7 @@ func (d *daemon) wait(ctx context.Context) error {
 // retire leaves new connections to a successor. Those that are young get some time for their first request: net/http drops
 // what it reads once it shuts down.
 func (d *daemon) retire() {
+	d.retired = true
 	d.engine.Retire()
 	for end := time.Now().Add(retireGrace); time.Now().Before(end) && d.engine.Stats().Open > 0; {
 		time.Sleep(5 * time.Millisecond)
@@ -173,7 +176,11 @@ func (d *daemon) close() {
 			}
 			stopping.Wait()
 			cancel()
-			d.engine.Close(closeGrace)
+			if d.retired { // the successor's clients wait for our sockets
+				d.engine.Close(lastGrace)
+			} else {
+				d.engine.Close(closeGrace)
+			}
 		}
 		if d.responder != nil {
 			d.responder.Detach()
