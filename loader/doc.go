@@ -9,6 +9,7 @@
 //	…
 //	r.Close()                        // program off first, then the sockets
 //
-// Nothing is pinned: program, maps and sockets live as long as the process has them open. When it
-// dies, however that happens, the kernel takes all of it away, and packets pass as before.
+// Without Options.PinDir program, maps and sockets live as long as the process has them open: when it dies,
+// however that happens, the kernel takes all of it away. With it the program outlives the process; but its lease
+// runs out within a second, and packets pass as before until the next Prepare takes over.
 package loader

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 
 	"github.com/xdptcp/xdptcp/bpf"
 )
@@ -40,46 +39,67 @@ type State struct {
 	ProgramID uint32
 	Loaded    time.Time
 	Services  []string // as given to --listen
+	Armed     []bool   // by service: its SYNs are answered
 	Queues    int      // RX queues served
 	Flows     int      // capacity of each flow table
-	Reasons   [bpf.ReasonCount]uint64
+	PID       int      // of the daemon; 0: there is none any more
+	Alive     bool     // the daemon renews its lease; if not, packets pass to the kernel
+	// DeadFor is how long ago the lease ran out. 0: it holds, or its daemon gave it up.
+	DeadFor time.Duration
+	Reasons [bpf.ReasonCount]uint64
+
+	at place
 }
 
-// ErrNotAttached says that there is no xdptcp on the interface.
-var ErrNotAttached = errors.New("not attached")
+// Pin is the path of the link's pin below a pin directory, "" if none can be seen there.
+func (s State) Pin(dir string) string {
+	if p := pinAt(dir, s.at); p.exists() {
+		return p.path()
+	}
+	return ""
+}
+
+// Degraded says why it serves less well than it could; nil: it doesn't.
+func (s State) Degraded() error {
+	switch {
+	case !s.Alive:
+		return errors.New("no living daemon: packets pass to the kernel")
+	case s.Mode == Generic:
+		return errors.New("generic mode")
+	}
+	return nil
+}
 
 // Inspect reads the state of an interface in the calling thread's network namespace, or with "" of
 // all that have an xdptcp. It changes nothing.
 func Inspect(name string) ([]State, error) {
 	var links []netlink.Link
+	var err error
 	if name == "" {
-		var err error
 		if links, err = netlink.LinkList(); err != nil {
 			return nil, fmt.Errorf("listing interfaces: %w", err)
 		}
 	} else {
-		link, err := netlink.LinkByName(name)
-		var missing netlink.LinkNotFoundError
-		if errors.As(err, &missing) {
-			return nil, fmt.Errorf("no such interface: %q (there are: %s)", name, interfaceNames())
-		}
+		l, err := findLink(name)
 		if err != nil {
-			return nil, fmt.Errorf("interface %q: %w", name, err)
+			return nil, err
 		}
-		links = []netlink.Link{link}
+		links = []netlink.Link{l}
 	}
 	var states []State
-	for _, link := range links {
-		xdp := link.Attrs().Xdp
-		if xdp == nil || !xdp.Attached {
-			continue
-		}
-		s, err := inspect(link.Attrs(), xdp)
-		if errors.Is(err, ErrNotAttached) {
+	for _, l := range links {
+		a, err := findAttached(l.Attrs())
+		var foreign *foreignError
+		if errors.Is(err, ErrNotAttached) || errors.As(err, &foreign) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("interface %q: %w", link.Attrs().Name, err)
+			return nil, fmt.Errorf("interface %q: %w", l.Attrs().Name, err)
+		}
+		s, err := a.state(l.Attrs().Index)
+		a.close()
+		if err != nil {
+			return nil, fmt.Errorf("interface %q: %w", l.Attrs().Name, err)
 		}
 		states = append(states, s)
 	}
@@ -92,57 +112,57 @@ func Inspect(name string) ([]State, error) {
 	return nil, fmt.Errorf("%w to %s", ErrNotAttached, name)
 }
 
-func inspect(attrs *netlink.LinkAttrs, xdp *netlink.LinkXdp) (State, error) {
-	s := State{Interface: attrs.Name, Index: attrs.Index, ProgramID: xdp.ProgId, Mode: Native}
-	if xdp.AttachMode == nl.XDP_ATTACHED_SKB {
-		s.Mode = Generic
+// findLink finds an interface by name; if there is none, the error names those that there are.
+func findLink(name string) (netlink.Link, error) {
+	l, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil, fmt.Errorf("no such interface: %q (there are: %s)", name, interfaceNames())
 	}
-	prog, err := ebpf.NewProgramFromID(ebpf.ProgramID(xdp.ProgId))
 	if err != nil {
-		return s, fmt.Errorf("XDP program id %d: %w (root may look)", xdp.ProgId, err)
+		return nil, fmt.Errorf("interface %q: %w", name, err)
 	}
-	defer prog.Close()
-	info, err := prog.Info()
-	if err != nil {
-		return s, fmt.Errorf("XDP program id %d: %w", xdp.ProgId, err)
+	return l, nil
+}
+
+func (a *attached) state(ifindex int) (s State, err error) {
+	s = State{
+		Interface: a.iface, Index: ifindex, Mode: a.mode, ProgramID: uint32(a.id),
+		PID: int(a.control.Pid), Alive: a.alive(), DeadFor: a.deadFor(),
 	}
-	if info.Name != programName {
-		return s, ErrNotAttached
+	if s.at, err = placeOf(ifindex); err != nil {
+		return s, err
 	}
-	if since, ok := info.LoadTime(); ok {
+	if since, ok := a.info.LoadTime(); ok {
 		s.Loaded = bootTime().Add(since)
 	}
-	ids, _ := info.MapIDs()
-	for _, id := range ids {
-		if err := s.readMap(id); err != nil {
+	if s.Services, err = a.services(); err != nil {
+		return s, err
+	}
+	for i := range s.Services {
+		s.Armed = append(s.Armed, a.armed(i))
+	}
+	if m := a.maps["counters"]; m != nil {
+		if s.Reasons, err = readCounters(m); err != nil {
 			return s, err
 		}
+	}
+	if m := a.maps["flows4"]; m != nil {
+		s.Flows = int(m.MaxEntries())
+	}
+	if m := a.maps["sockets"]; m != nil {
+		s.Queues = int(m.MaxEntries())
 	}
 	return s, nil
 }
 
-// readMap takes what a map of the program says.
-func (s *State) readMap(id ebpf.MapID) error {
-	m, err := ebpf.NewMapFromID(id)
-	if err != nil {
-		return fmt.Errorf("map id %d: %w", id, err)
+// services are those that the program was loaded for, in the order of their bits.
+func (a *attached) services() ([]string, error) {
+	rodata := a.maps[".rodata"]
+	if rodata == nil {
+		return nil, errors.New("the program has no map .rodata")
 	}
-	defer m.Close()
-	info, err := m.Info()
-	if err != nil {
-		return fmt.Errorf("map id %d: %w", id, err)
-	}
-	switch info.Name {
-	case "counters":
-		s.Reasons, err = readCounters(m)
-	case "flows4":
-		s.Flows = int(m.MaxEntries())
-	case "sockets":
-		s.Queues = int(m.MaxEntries())
-	case ".rodata":
-		s.Services, err = readServices(m)
-	}
-	return err
+	return readServices(rodata)
 }
 
 func readServices(rodata *ebpf.Map) ([]string, error) {

@@ -61,6 +61,12 @@ func (k *keyring) rotate() error {
 	return k.publish(&named)
 }
 
+// inherit goes on with the keys of another program. How strict this one is stays its own.
+func (k *keyring) inherit(keys *bpf.CookieKeys) error {
+	keys.Strict = k.current.Load().Strict
+	return k.publish(keys)
+}
+
 // settleTime is how long replace lets a write lie before the next. A run of the XDP program takes less
 // than a microsecond, so each sees at most one of the writes happen.
 const settleTime = 10 * time.Millisecond

@@ -3,7 +3,6 @@
 package loader
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -25,18 +24,13 @@ type netdev struct {
 	queues int // RX queues in use
 	driver string
 	addrs  []netip.Addr
-	xdpID  uint32 // program on it already; 0: none
 }
 
 // findNetdev reads an interface of the calling thread's network namespace.
 func findNetdev(name string) (*netdev, error) {
-	link, err := netlink.LinkByName(name)
+	link, err := findLink(name)
 	if err != nil {
-		var missing netlink.LinkNotFoundError
-		if errors.As(err, &missing) {
-			return nil, fmt.Errorf("no such interface: %q (there are: %s)", name, interfaceNames())
-		}
-		return nil, fmt.Errorf("interface %q: %w", name, err)
+		return nil, err
 	}
 	attrs := link.Attrs()
 	if attrs.EncapType != "ether" || len(attrs.HardwareAddr) != 6 {
@@ -46,9 +40,6 @@ func findNetdev(name string) (*netdev, error) {
 		return nil, fmt.Errorf("interface %q is down: bring it up with: ip link set %s up", name, name)
 	}
 	d := &netdev{name: name, index: attrs.Index, mac: attrs.HardwareAddr, mtu: attrs.MTU}
-	if attrs.Xdp != nil && attrs.Xdp.Attached {
-		d.xdpID = attrs.Xdp.ProgId
-	}
 	d.driver, d.queues = ethtool(name)
 	if d.queues == 0 {
 		d.queues = max(1, attrs.NumRxQueues)

@@ -9,9 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -50,30 +51,57 @@ type Options struct {
 	KeyFile string
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
-	Log      *slog.Logger // nil: slog.Default
+	// PinDir is a directory on a BPF filesystem where the program is pinned, so that it goes on when the
+	// process dies: services that outlive the daemon are answered, all other packets pass to the kernel, and
+	// the next Attach takes over with all flows. "": the program goes with the process.
+	PinDir string
+	// Replace takes the place of a living xdptcp on the interface, without a SYN unanswered.
+	Replace bool
+	// Disarmed leaves all SYNs to the kernel until Arm.
+	Disarmed bool
+	// LastCheck is called when nothing else can fail any more, before the daemon whose place is taken is told to end: an
+	// error of it ends Prepare. nil: none.
+	LastCheck func() error
+	Log       *slog.Logger // nil: slog.Default
 }
 
 // A Responder is xdptcp's hold on one interface.
 type Responder struct {
 	dev     *netdev
+	at      place
 	opts    Options
 	log     *slog.Logger
 	objects bpf.Objects
+	control *controlBlock
 	flows   flowTable
 	sockets []*afxdp.Socket
 	release func() // of the held ports
 	mode    Mode
-	close   sync.Once
 
-	keyFile  *keyWatch          // nil: none
-	stopKeys context.CancelFunc // nil: not loaded
+	detach, close sync.Once
+
+	keyFile  *keyWatch       // nil: none
+	changing context.Context // of the keys: ends with Close, or when another is the owner
+	stopKeys context.CancelFunc
 	keys     sync.WaitGroup
 
-	link link.Link // kept: one that the garbage collector takes detaches the program
+	owner     uint64 // our number in the control block
+	lease     *lease
+	healthy   func() error
+	dismissed chan string
+
+	lock   *lock // from Prepare until Attach is through
+	before *hold // the xdptcp whose place this one takes; nil: none
+	pin    pin
+
+	link link.Link // kept: one that the garbage collector takes detaches the program, unless it is pinned
 }
 
 // Prepare does all that attaching needs but the last step. It works in the network namespace of the
 // calling thread. After an error nothing of it is left.
+//
+// If it takes the place of another daemon (Options.Replace, or because that one is dead), that one is told to
+// end once nothing else can fail, and Prepare waits for its sockets: some seconds.
 func Prepare(opts Options) (_ *Responder, err error) {
 	if opts.Flows == 0 {
 		opts.Flows = DefaultFlows
@@ -97,7 +125,8 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := CheckServices(opts.Services); err != nil {
 		return nil, err
 	}
-	r := &Responder{opts: opts, log: opts.Log, release: func() {}}
+	r := &Responder{opts: opts, log: opts.Log, release: func() {}, dismissed: make(chan string, 1)}
+	r.changing, r.stopKeys = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -109,7 +138,7 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := checkPrivilege(); err != nil {
 		return nil, err
 	}
-	if err := r.dev.refuseOthers(); err != nil {
+	if err := r.claim(); err != nil {
 		return nil, err
 	}
 	keys, err := r.firstKeys()
@@ -129,7 +158,17 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := r.load(keys); err != nil {
 		return nil, err
 	}
-	if r.sockets, err = r.dev.openSockets(); err != nil {
+	if opts.LastCheck != nil {
+		if err := opts.LastCheck(); err != nil {
+			return nil, err
+		}
+	}
+	if err := preparePins(opts.PinDir); err != nil {
+		return nil, err
+	}
+	r.pin = pinAt(opts.PinDir, r.at)
+	r.succeed()
+	if r.sockets, err = r.awaitSockets(); err != nil {
 		return nil, fmt.Errorf("AF_XDP on %s: %w", r.dev.name, err)
 	}
 	for queue, s := range r.sockets {
@@ -140,24 +179,15 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	return r, nil
 }
 
-// refuseOthers: a program that is there already is somebody's, and stays.
-func (d *netdev) refuseOthers() error {
-	if d.xdpID == 0 {
-		return nil
+// claim makes sure that the interface may be ours, and that nobody else attaches to it meanwhile.
+func (r *Responder) claim() (err error) {
+	if r.at, err = placeOf(r.dev.index); err != nil {
+		return err
 	}
-	name := "?"
-	if p, err := ebpf.NewProgramFromID(ebpf.ProgramID(d.xdpID)); err == nil {
-		defer p.Close()
-		if info, err := p.Info(); err == nil {
-			name = info.Name
-		}
+	if r.lock, err = lockPlace(r.at, r.dev.name); err != nil {
+		return err
 	}
-	if name == programName {
-		return fmt.Errorf("interface %q has an xdptcp already (program id %d): stop that one first; xdptcp status %s shows it",
-			d.name, d.xdpID, d.name)
-	}
-	return fmt.Errorf("interface %q has an XDP program of somebody else (id %d, name %q): xdptcp does not take its place; if nobody needs it: ip link set %s xdp off",
-		d.name, d.xdpID, name, d.name)
+	return r.findPredecessor()
 }
 
 // firstKeys are those of the key file, or random ones.
@@ -172,9 +202,38 @@ func (r *Responder) firstKeys() (keys KeySet, err error) {
 
 // load puts program and maps into the kernel, filled.
 func (r *Responder) load(first KeySet) error {
+	spec, err := r.spec()
+	if err != nil {
+		return err
+	}
+	tables, err := newServiceTables(r.opts.Services, r.dev.addrs)
+	if err != nil {
+		return err
+	}
+	shared := r.sharedMaps(spec)
+	if err := spec.LoadAndAssign(&r.objects, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
+		return explainLoad(err)
+	}
+	if err := r.fillControl(len(shared) > 0); err != nil {
+		return err
+	}
+	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) }, first)
+	if err != nil {
+		return err
+	}
+	sketch, err := openSketch(r.objects.Sketch, r.control)
+	if err != nil {
+		return err
+	}
+	r.flows = flowTable{flows4: r.objects.Flows4, flows6: r.objects.Flows6, sketch: sketch, keys: keys}
+	return tables.write(&r.objects)
+}
+
+// spec is the program with its constants and the sizes of its maps.
+func (r *Responder) spec() (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.Load()
 	if err != nil {
-		return fmt.Errorf("reading the compiled XDP program: %w", err)
+		return nil, fmt.Errorf("reading the compiled XDP program: %w", err)
 	}
 	for name, value := range map[string]any{
 		"cfg_mac":               bpf.MACWords([6]byte(r.dev.mac)),
@@ -187,62 +246,91 @@ func (r *Responder) load(first KeySet) error {
 		"cfg_sketch_shift":      uint32(64 - sketchBits(r.opts.Flows)),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("XDP program: %s: %w", name, err)
+			return nil, fmt.Errorf("XDP program: %s: %w", name, err)
 		}
 	}
 	spec.Maps["sockets"].MaxEntries = uint32(r.dev.queues)
 	spec.Maps["flows4"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["flows6"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["sketch"].MaxEntries = 1 << sketchBits(r.opts.Flows) / 16
-	tables, err := newServiceTables(r.opts.Services, r.dev.addrs)
-	if err != nil {
-		return err
-	}
-	if err := spec.LoadAndAssign(&r.objects, nil); err != nil {
-		return explainLoad(err)
-	}
-	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) }, first)
-	if err != nil {
-		return err
-	}
-	control, err := newControl()
-	if err != nil {
-		return err
-	}
-	if err := r.objects.Controls.Put(uint32(0), control); err != nil {
-		return fmt.Errorf("map controls: %w", err)
-	}
-	sketch, err := openSketch(r.objects.Sketch, control)
-	if err != nil {
-		return err
-	}
-	r.flows = flowTable{flows4: r.objects.Flows4, flows6: r.objects.Flows6, sketch: sketch, keys: keys}
-	ctx, stop := context.WithCancel(context.Background())
-	r.stopKeys = stop
-	switch {
-	case r.keyFile != nil:
-		r.keyFile.ring = keys
-		r.keys.Go(func() { r.keyFile.run(ctx) })
-	case r.opts.KeyRotation > 0:
-		r.keys.Go(func() {
-			keys.run(ctx, r.opts.KeyRotation, func(err error) { r.log.Error("key rotation; the old key stays", "err", err) })
-		})
-	}
-	return tables.write(&r.objects)
+	return spec, nil
 }
 
-// newControl arms all services, for a daemon that holds its lease for ever.
-func newControl() (*bpf.Control, error) {
-	c := &bpf.Control{Lease: math.MaxUint64, Armed: math.MaxUint64}
-	if err := binary.Read(rand.Reader, binary.NativeEndian, &c.SketchKey); err != nil {
-		return nil, fmt.Errorf("random key: %w", err)
+// fillControl makes the control block, with a lease that has run out. The sketch's key goes with the sketch.
+func (r *Responder) fillControl(sketchShared bool) (err error) {
+	if r.owner, err = randomOwner(); err != nil {
+		return err
 	}
-	return c, nil
+	c := bpf.Control{Armed: r.armedBits(), Owner: r.owner, Pid: uint64(os.Getpid())}
+	if sketchShared {
+		c.SketchKey = r.before.control.SketchKey
+	} else if err := binary.Read(rand.Reader, binary.NativeEndian, &c.SketchKey); err != nil {
+		return fmt.Errorf("random key: %w", err)
+	}
+	if err := r.objects.Controls.Put(uint32(0), &c); err != nil {
+		return fmt.Errorf("map controls: %w", err)
+	}
+	r.control, err = openControl(r.objects.Controls)
+	return err
 }
+
+// HealthCheck makes the lease depend on a function: while it returns an error, packets pass to the kernel. It is called
+// every 100 ms and must not block. To be called before Attach, with an engine's Healthy.
+func (r *Responder) HealthCheck(healthy func() error) { r.healthy = healthy }
+
+// Dismissed tells, once, why the interface is not this responder's any more: it was replaced or detached by another process.
+// What remains to be done is to end: the engine's Retire and Close, then Close, which then touches neither program nor pin.
+func (r *Responder) Dismissed() <-chan string { return r.dismissed }
 
 // Attach is the last step: from its return on XDP answers. In Auto mode a driver that can't do
 // native XDP leads to generic, which is logged and told by Mode.
 func (r *Responder) Attach() error {
+	defer r.lock.release()
+	r.lease = &lease{control: r.control, owner: r.owner, healthy: r.healthy, lost: r.dismiss, log: r.log}
+	r.lease.start()
+	var err error
+	if r.before != nil {
+		err = r.takeOver()
+	} else {
+		err = r.attachNew()
+	}
+	if err != nil {
+		return err
+	}
+	if r.before != nil {
+		r.before.release()
+		r.before = nil
+	}
+	r.changeKeys()
+	return r.pin.put(r.link)
+}
+
+// dismiss is what happens when the control block has another owner.
+func (r *Responder) dismiss() {
+	r.stopKeys() // from here on the keys are the successor's
+	pid := atomic.LoadUint64(&r.control.Pid)
+	if atomic.LoadUint64(&r.control.Owner) == nobody {
+		r.dismissed <- fmt.Sprintf("detached by pid %d", pid)
+		return
+	}
+	r.dismissed <- fmt.Sprintf("replaced by pid %d", pid)
+}
+
+// changeKeys follows the key file, or changes the key by the clock, until Close or dismiss.
+func (r *Responder) changeKeys() {
+	switch {
+	case r.keyFile != nil:
+		r.keyFile.ring = r.flows.keys
+		r.keys.Go(func() { r.keyFile.run(r.changing) })
+	case r.opts.KeyRotation > 0:
+		r.keys.Go(func() {
+			r.flows.keys.run(r.changing, r.opts.KeyRotation, func(err error) { r.log.Error("key rotation; the old key stays", "err", err) })
+		})
+	}
+}
+
+// attachNew makes a new link.
+func (r *Responder) attachNew() error {
 	var native error
 	if r.opts.Mode != Generic {
 		if native = r.attach(link.XDPDriverMode); native == nil {
@@ -272,28 +360,52 @@ func (r *Responder) attach(flags link.XDPAttachFlags) (err error) {
 	return err
 }
 
-// Close takes the program off, then closes the sockets and frees everything.
-func (r *Responder) Close() {
-	r.close.Do(func() {
-		if r.link != nil {
-			if err := r.link.Close(); err != nil {
-				r.log.Error("detaching; the program goes when this process ends", "interface", r.dev.name, "err", err)
+// Detach takes the program off, and the pin: packets are the kernel's again. Close does so too. A responder that was
+// replaced or detached by another process leaves both to that one.
+func (r *Responder) Detach() {
+	r.detach.Do(func() {
+		if r.lease != nil {
+			r.lease.end()
+		}
+		if r.link == nil {
+			return
+		}
+		if atomic.CompareAndSwapUint64(&r.control.Owner, r.owner, nobody) {
+			atomic.StoreUint64(&r.control.Lease, 0)
+			if err := r.pin.remove(); err != nil {
+				r.log.Error("the pin stays", "interface", r.dev.name, "err", err)
+			}
+			if err := r.link.Detach(); err != nil {
+				r.log.Error("detaching", "interface", r.dev.name, "err", err)
 			}
 		}
+		_ = r.link.Close() // only closes a file descriptor
+	})
+}
+
+// Close is Detach, and then closes the sockets and frees everything.
+func (r *Responder) Close() {
+	r.Detach()
+	r.close.Do(func() {
 		for _, s := range r.sockets {
 			if err := s.Close(); err != nil {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
 			}
 		}
-		if r.stopKeys != nil {
-			r.stopKeys()
-			r.keys.Wait()
+		r.stopKeys()
+		r.keys.Wait()
+		if r.before != nil {
+			r.before.release()
 		}
 		if r.flows.sketch != nil {
 			_ = r.flows.sketch.close() // nothing is left that could be lost
 		}
+		if r.control != nil {
+			_ = r.control.close()
+		}
 		_ = r.objects.Close() // only closes file descriptors
 		r.release()
+		r.lock.release()
 	})
 }
 
@@ -313,6 +425,22 @@ func readCounters(m *ebpf.Map) (sum [bpf.ReasonCount]uint64, err error) {
 		}
 	}
 	return sum, nil
+}
+
+// Lease says whether the lease holds: packets of services come to us. After Close it does not.
+func (r *Responder) Lease() bool {
+	c, err := readControl(r.objects.Controls)
+	return err == nil && leaseAge(c.Lease) <= 0
+}
+
+// Armed says for each service, in the form that ParseService reads, whether its SYNs are answered.
+func (r *Responder) Armed() map[string]bool {
+	c, err := readControl(r.objects.Controls)
+	armed := map[string]bool{}
+	for i, svc := range r.opts.Services {
+		armed[svc.String()] = err == nil && c.Armed>>i&1 != 0
+	}
+	return armed
 }
 
 // Sockets are the AF_XDP sockets, by queue. They belong to the responder.

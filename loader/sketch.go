@@ -12,7 +12,6 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/xdptcp/xdptcp/bpf"
 	"github.com/xdptcp/xdptcp/userspace/wire"
 )
 
@@ -24,7 +23,7 @@ func sketchBits(flows int) int {
 
 // A sketch is XDP's count of flows by hash, in memory that XDP and we share: see bpf/flows.h.
 type sketch struct {
-	control *bpf.Control // its SketchKey
+	control *controlBlock // its SketchKey
 	words   []uint64
 	memory  []byte
 	bits    int
@@ -32,7 +31,7 @@ type sketch struct {
 
 // openSketch maps the sketch's memory. Sound: the mapping lives until close, is as long as the map says,
 // and page-aligned; both sides change words by atomic operations only.
-func openSketch(m *ebpf.Map, control *bpf.Control) (*sketch, error) {
+func openSketch(m *ebpf.Map, control *controlBlock) (*sketch, error) {
 	size := int(m.MaxEntries()) * 8
 	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {

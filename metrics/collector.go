@@ -84,6 +84,17 @@ func (s scrape) about(a About) {
 	s.gauge(info, 1, a.Mode, strconv.FormatBool(a.ZeroCopy), a.Version)
 	s.gauge(queues, float64(a.Queues))
 	s.gauge(flowCapacity, float64(a.FlowCapacity))
+	s.gauge(leaseHeld, number(a.Lease))
+	for service, armed := range a.Armed {
+		s.gauge(serviceArmed, number(armed), service)
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // packets exports XDP's counters, and what follows from them about handshakes.

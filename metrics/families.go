@@ -10,6 +10,8 @@ const (
 	info
 	queues
 	flowCapacity
+	leaseHeld
+	serviceArmed
 
 	packets
 	synAcks
@@ -69,6 +71,11 @@ var families = [familyCount]struct {
 		"RX queues that have an AF_XDP socket. Connections of any other queue get no answer: their packets are dropped with reason no_socket."},
 	flowCapacity: {"flow_table_capacity", nil,
 		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
+	leaseHeld: {"lease_held", nil,
+		"1 while this process vouches for itself to XDP. At 0 all packets pass to the kernel: the engine is not healthy (the " +
+			"log says why), or the interface was taken over or detached."},
+	serviceArmed: {"service_armed", []string{"service"},
+		"1 if SYNs of the service are answered, 0 if they pass to the kernel because it was disarmed: xdptcp arm changes that."},
 
 	packets: {"packets_total", []string{"verdict", "reason"},
 		"Packets that the XDP program saw, each counted once, by verdict (pass: to the kernel; tx: answered in place; " +

@@ -43,7 +43,7 @@ func newFakeSource() *fakeSource {
 	return &fakeSource{
 		sockets: make([]afxdp.Stats, 2),
 		about: About{Interface: "eth0", Mode: "native", Queues: 2, ZeroCopy: true, Version: "v1.2.3",
-			FlowCapacity: 262144},
+			FlowCapacity: 262144, Armed: map[string]bool{":80=http": true, ":7=echo": false}},
 	}
 }
 
@@ -280,6 +280,18 @@ xdptcp_flow_table_capacity{interface="eth0"} 262144
 xdptcp_info{interface="eth0",mode="native",version="v1.2.3",zero_copy="true"} 1
 xdptcp_queues{interface="eth0"} 2
 `, "xdptcp_info", "xdptcp_queues", "xdptcp_flow_table_capacity")
+}
+
+func TestWhetherPacketsComeAtAllIsExported(t *testing.T) {
+	src := newFakeSource()
+	for _, lease := range []string{"0", "1"} {
+		src.about.Lease = lease == "1"
+		expect(t, src, `
+xdptcp_lease_held{interface="eth0"} `+lease+`
+xdptcp_service_armed{interface="eth0",service=":7=echo"} 0
+xdptcp_service_armed{interface="eth0",service=":80=http"} 1
+`, "xdptcp_lease_held", "xdptcp_service_armed")
+	}
 }
 
 func TestEachMetricIsLintCleanAndExplained(t *testing.T) {

@@ -33,6 +33,9 @@ type About struct {
 	ZeroCopy     bool   // the driver reads and writes our memory itself
 	Version      string // xdptcp's
 	FlowCapacity int    // of XDP's flow table, for each of IPv4 and IPv6
+
+	Lease bool            // it holds; if not, packets pass to the kernel
+	Armed map[string]bool // by service: its SYNs are answered
 }
 
 // Keys say which of the cookie's keys are in use.

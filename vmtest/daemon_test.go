@@ -61,11 +61,19 @@ func (o *output) String() string {
 }
 
 // attach runs `xdptcp attach srv0` with more arguments, and returns when it is ready. At the test's
-// end it is stopped, and must then end well.
+// end it is stopped, and must then end well. It pins in pinDir, unless the arguments say otherwise.
 func attach(t *testing.T, l *lab.Lab, args ...string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, lab: l, stderr: new(output), exited: make(chan struct{})}
-	d.cmd = l.Server.Command(product, append([]string{"attach", l.Server.Iface}, args...)...)
+	d.cmd = l.Server.Command(product, append([]string{"attach", l.Server.Iface, "--pin", pinDir}, args...)...)
+	d.run()
+	return d
+}
+
+// run starts the daemon's command, and returns when it is ready.
+func (d *daemon) run() {
+	t := d.t
+	t.Helper()
 	d.cmd.Stderr = d.stderr
 	stdout, err := d.cmd.StdoutPipe()
 	if err != nil {
@@ -99,7 +107,6 @@ func attach(t *testing.T, l *lab.Lab, args ...string) *daemon {
 			t.Errorf("a line on stdout after the ready line: %q", line)
 		}
 	}()
-	return d
 }
 
 func (d *daemon) running() bool {
@@ -254,6 +261,13 @@ type report struct {
 		Services     []string                     `json:"services"`
 		FlowCapacity int                          `json:"flow_capacity"`
 		Packets      map[string]map[string]uint64 `json:"packets"`
+		Armed        []string                     `json:"armed"`
+		Pin          string                       `json:"pin"`
+		Daemon       struct {
+			PID     int     `json:"pid"`
+			Alive   bool    `json:"alive"`
+			DeadFor float64 `json:"dead_for"`
+		} `json:"daemon"`
 	} `json:"interfaces"`
 }
 
@@ -287,7 +301,7 @@ func finish(t *testing.T, c *lab.Cmd) (stdout, stderr string, code int) {
 // statusJSON is what `xdptcp status --json` says, and its exit code.
 func (d *daemon) statusJSON() (r report, code int) {
 	d.t.Helper()
-	stdout, stderr, code := run(d.t, d.lab.Server, "status", "--json")
+	stdout, stderr, code := run(d.t, d.lab.Server, "status", "--json", "--pin", pinDir)
 	if stderr != "" {
 		d.t.Errorf("status --json: on stderr: %s", stderr)
 	}

@@ -5,6 +5,7 @@ package vmtest
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -146,10 +147,10 @@ func TestASignalEndsConnectionsPolitelyAndDetaches(t *testing.T) {
 	}
 }
 
-func TestAKilledDaemonLeavesNothing(t *testing.T) {
+func TestAKilledDaemonThatIsNotPinnedLeavesNothing(t *testing.T) {
 	t.Parallel()
 	l := lab.ForTest(t, lab.Options{})
-	d := attach(t, l)
+	d := attach(t, l, "--pin", "")
 	if _, err := fetch(httpClient(t, l, patience), families(l)[0].url("/")); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +251,7 @@ func TestASecondAttachIsRefusedAndTheFirstGoesOn(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{})
 	d := attach(t, l)
 	id := xdpProgram(t, l.Server)
-	refused(t, l.Server.Command(product, "attach", "srv0", "--listen", ":8081=http", "--metrics", ""), 1, `"srv0"`, "already")
+	refused(t, l.Server.Command(product, "attach", "srv0", "--listen", ":8081=http"), 1, `"srv0"`, "already", fmt.Sprint("pid ", d.cmd.Process.Pid), "--replace")
 	if got := xdpProgram(t, l.Server); got != id {
 		t.Errorf("XDP program %d is attached, was %d", got, id)
 	}

@@ -13,11 +13,16 @@ import (
 	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xdptcp/xdptcp/vmtest/lab"
 )
 
 // product is the path of the xdptcp under test.
 var product string
+
+// pinDir is where the tests' daemons pin: a BPF filesystem of this process, which goes with it.
+var pinDir string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -36,10 +41,34 @@ func TestMain(m *testing.M) {
 					return 1
 				}
 			}
+			fs, err := bpffs()
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			defer unix.Close(fs)
+			pinDir = fmt.Sprintf("/proc/%d/fd/%d/xdptcp", os.Getpid(), fs)
 			product = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
 		}
 		return m.Run()
 	}())
+}
+
+// bpffs makes a BPF filesystem that is mounted nowhere, and opens it.
+func bpffs() (int, error) {
+	fs, err := unix.Fsopen("bpf", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen(bpf): %w", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("make a BPF filesystem: %w", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount: %w", err)
+	}
+	return fd, nil
 }
 
 // build makes the binary, with the race detector if this test has it. The file is deleted before it

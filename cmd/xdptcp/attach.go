@@ -21,13 +21,18 @@ func newAttach(e *env) *cobra.Command {
 		opts   daemonOptions
 	)
 	cmd := &cobra.Command{
-		Use:   "attach IFACE [--listen [ADDR]:PORT=ACTION]... [--mode auto|native|generic] [--metrics ADDR:PORT]",
+		Use:   "attach IFACE [--listen [ADDR]:PORT=ACTION]... [--mode auto|native|generic] [--metrics ADDR:PORT] [--replace]",
 		Short: "answer handshakes on an interface and serve the connections, until SIGINT or SIGTERM",
 		Long: `attach puts the XDP program on IFACE and serves the connections in the foreground. When it serves,
 it prints one line that starts with "ready". SIGINT or SIGTERM close the connections and detach.
 
 Only packets to a service's port and address are taken. Without ADDR that is any of the
 interface's own addresses; with ADDR just that one. All else passes to the kernel untouched.
+
+The program is pinned, so that it survives its daemon: when that one dies or hangs, packets pass to
+the kernel within a second, and the next attach takes over. An interface with a living xdptcp is
+refused, unless --replace is given: then the new one takes over without a SYN unanswered, and the
+old one closes its connections and ends.
 
 Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 		DisableFlagsInUseLine: true,
@@ -82,6 +87,9 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 	flags.IntVar(&opts.loader.Flows, "flows", loader.DefaultFlows, "`capacity` of each flow table, IPv4 and IPv6")
 	flags.DurationVar(&opts.loader.KeyRotation, "key-rotation", loader.DefaultKeyRotation, "`period` after which the cookie's key changes; 0 for never")
 	flags.StringVar(&opts.loader.KeyFile, "keys", "", "key `FILE` that all hosts of a shared address have; followed when it changes; see xdptcp keys --help")
+	flags.StringVar(&opts.loader.PinDir, "pin", loader.DefaultPinDir, pinHelp)
+	flags.BoolVar(&opts.loader.Replace, "replace", false, "take the place of the xdptcp on IFACE, without a SYN unanswered")
+	flags.BoolVar(&opts.loader.Disarmed, "disarmed", false, "leave all SYNs to the kernel until xdptcp arm")
 	flags.BoolVar(&opts.loader.Takeover, "takeover", false, "take new connections to ports that a kernel socket holds")
 	return cmd
 }

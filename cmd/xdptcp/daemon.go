@@ -26,6 +26,8 @@ import (
 const (
 	closeGrace   = 2 * time.Second
 	metricsGrace = time.Second
+	retireGrace  = 250 * time.Millisecond
+	lastGrace    = 500 * time.Millisecond
 )
 
 type daemonOptions struct {
@@ -44,6 +46,7 @@ type daemon struct {
 	serving   []services.Service
 	metrics   *http.Server
 	metricsAt net.Addr
+	retired   bool // another daemon has the interface, or soon will
 
 	failed  chan error // a part that ended before it was told to
 	cancel  context.CancelFunc
@@ -63,18 +66,36 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 			d.close()
 		}
 	}()
+	var ln net.Listener
+	opts.loader.LastCheck = func() (err error) { ln, err = reserveMetrics(opts); return err }
+	defer func() {
+		if err != nil && ln != nil {
+			_ = ln.Close() // nobody has seen it
+		}
+	}()
 	if d.responder, err = loader.Prepare(opts.loader); err != nil {
 		return nil, err
 	}
 	if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
 		return nil, err
 	}
+	d.responder.HealthCheck(func() error {
+		if ctx.Err() != nil {
+			return nil // closing, and serving what it has
+		}
+		return d.engine.Healthy()
+	})
 	d.status = services.NewStatus(d)
 	if err := d.listen(); err != nil {
 		return nil, err
 	}
-	if err := d.serveMetrics(); err != nil {
-		return nil, err
+	if ln == nil && opts.metrics != "" {
+		if ln, err = awaitMetrics(opts.metrics); err != nil {
+			return nil, err
+		}
+	}
+	if ln != nil {
+		d.serveMetrics(ln)
 	}
 	if err := d.responder.Attach(); err != nil {
 		return nil, err
@@ -106,14 +127,7 @@ func (d *daemon) listen() error {
 	return nil
 }
 
-func (d *daemon) serveMetrics() error {
-	if d.opts.metrics == "" {
-		return nil
-	}
-	ln, err := net.Listen("tcp", d.opts.metrics)
-	if err != nil {
-		return fmt.Errorf("metrics address %s: %w: choose another with --metrics ADDR:PORT, or none with --metrics ''", d.opts.metrics, err)
-	}
+func (d *daemon) serveMetrics(ln net.Listener) {
 	d.metricsAt = ln.Addr()
 	d.metrics = &http.Server{Handler: metrics.Handler(d, d.log), ReadHeaderTimeout: 5 * time.Second}
 	d.running.Go(func() {
@@ -121,13 +135,17 @@ func (d *daemon) serveMetrics() error {
 			d.failed <- fmt.Errorf("metrics: %w", err)
 		}
 	})
-	return nil
 }
 
-// wait returns when ctx ends, or with the error of a part that failed.
+// wait returns when ctx ends, or when another process has taken the interface over or detached this one, or with the
+// error of a part that failed.
 func (d *daemon) wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
+		return nil
+	case why := <-d.responder.Dismissed():
+		d.log.Info("the interface is not ours any more: closing all connections", "interface", d.responder.Interface(), "because", why)
+		d.retire()
 		return nil
 	case err := <-d.failed:
 		return err
@@ -136,7 +154,17 @@ func (d *daemon) wait(ctx context.Context) error {
 	}
 }
 
-// close ends everything: connections get their FIN, those who count end, then the program comes off.
+// retire leaves new connections to a successor. Those that are young get some time for their first request: net/http drops
+// what it reads once it shuts down.
+func (d *daemon) retire() {
+	d.retired = true
+	d.engine.Retire()
+	for end := time.Now().Add(retireGrace); time.Now().Before(end) && d.engine.Stats().Open > 0; {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// close ends everything: connections get their FIN, the program comes off, those who count end.
 func (d *daemon) close() {
 	d.closing.Do(func() {
 		d.cancel()
@@ -148,7 +176,14 @@ func (d *daemon) close() {
 			}
 			stopping.Wait()
 			cancel()
-			d.engine.Close(closeGrace)
+			if d.retired { // the successor's clients wait for our sockets
+				d.engine.Close(lastGrace)
+			} else {
+				d.engine.Close(closeGrace)
+			}
+		}
+		if d.responder != nil {
+			d.responder.Detach()
 		}
 		if d.metrics != nil {
 			grace, cancel := context.WithTimeout(context.Background(), metricsGrace)
@@ -210,6 +245,6 @@ func (d *daemon) About() metrics.About {
 	return metrics.About{
 		Interface: d.responder.Interface(), Mode: string(d.responder.Mode()),
 		Queues: len(d.responder.Sockets()), ZeroCopy: zero, Version: versionString(),
-		FlowCapacity: d.responder.Flows(),
+		FlowCapacity: d.responder.Flows(), Lease: d.responder.Lease(), Armed: d.responder.Armed(),
 	}
 }

@@ -2,7 +2,8 @@
 
 // Command xdptcp answers TCP handshakes in XDP and serves the connections in Go.
 //
-// Noun commands (status, doctor, keys list, version) change nothing; verb commands (attach, keys add, demo, bench) do.
+// Noun commands (status, doctor, keys list, version) change nothing; verb commands (attach, detach, arm, disarm,
+// keys add, demo, bench) do.
 package main
 
 import (
@@ -26,7 +27,7 @@ const (
 	exitError       = 1
 	exitUsage       = 2
 	exitNotAttached = 3
-	exitDegraded    = 4 // attached, but in generic mode; or the doctor says that it would be
+	exitDegraded    = 4 // attached, but in generic mode or without a living daemon; or the doctor says that it would be
 )
 
 func main() {
@@ -44,8 +45,8 @@ type env struct {
 // errUsage marks errors in what was typed.
 type errUsage struct{ error }
 
-// errDegraded is no failure: what runs, runs in generic mode.
-var errDegraded = errors.New("degraded: generic mode")
+// errDegraded is no failure: something is attached, and serves less well than it could.
+var errDegraded = errors.New("degraded")
 
 // run is main without the process: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -81,7 +82,7 @@ func newRoot(e *env) *cobra.Command {
 SYN/ACK and keeps no memory of strangers, so a SYN flood costs next to nothing. Clients that
 finish the handshake are served by a TCP in Go over AF_XDP.
 
-Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (generic mode).`,
+Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (generic mode, or no living daemon).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noCommand,
@@ -98,6 +99,9 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (gen
 	root.PersistentFlags().StringVar(&logLevel, "log-level", "info", "least level that is logged: debug, info, warn or error")
 	root.AddCommand(
 		newAttach(e),
+		newDetach(e),
+		newArm(e),
+		newDisarm(e),
 		newStatus(e),
 		newDoctor(e),
 		newKeys(e),

@@ -42,6 +42,11 @@ func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
 		{"keys drop a", "argument missing"},
 		{"keys drop a -", `generation "-": want a number`},
 		{"keys list", "argument missing"},
+		{"detach", "argument missing"},
+		{"detach a b", `"b" is too much`},
+		{"arm", "argument missing"},
+		{"disarm eth0 http", `port "http" is not a number from 1 to 65535`},
+		{"arm eth0 0", `port "0"`},
 		{"status a b", `"b" is too much`},
 		{"doctor", "argument missing"},
 		{"doctor a b", `"b" is too much`},
@@ -68,7 +73,7 @@ func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
 }
 
 func TestAnInterfaceThatIsNotThereIsNamedTogetherWithThoseThatAre(t *testing.T) {
-	for _, verb := range []string{"attach", "status", "doctor"} {
+	for _, verb := range []string{"attach", "detach", "arm", "disarm", "status", "doctor"} {
 		var stdout, stderr bytes.Buffer
 		code := run(context.Background(), []string{verb, "nosuch0"}, &stdout, &stderr)
 		if code != exitError || !strings.Contains(stderr.String(), `no such interface: "nosuch0" (there are: lo`) {
