@@ -116,6 +116,27 @@ static __always_inline long find_route(struct xdp_md *ctx, const struct segment 
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
 }
 
+/* Whether a reply can go that way. The engine's sockets are bound to this interface, so its
+ * services have no other. */
+static __always_inline bool route_fits(struct xdp_md *ctx, const struct segment *s,
+				       struct bpf_fib_lookup *fib)
+{
+	return !find_route(ctx, s, fib) &&
+	       (fib->ifindex == ctx->ingress_ifindex || s->services & cfg_kernel);
+}
+
+/* The engine answers to the MAC address that a frame came from: make that the next hop's. */
+static __always_inline bool come_from_route(struct xdp_md *ctx, const struct segment *s)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct bpf_fib_lookup fib;
+
+	if (!route_fits(ctx, s, &fib) || (void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return false;
+	__builtin_memcpy(eth->h_source, fib.dmac, ETH_ALEN);
+	return true;
+}
+
 static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const struct segment *s,
 						  const struct reply *r)
 {
@@ -132,7 +153,7 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 
 	if (replied_enough(s))
 		return drop(DROP_REPLY_CAP);
-	if (cfg_reply_fib && find_route(ctx, s, &fib))
+	if (cfg_reply_fib && !route_fits(ctx, s, &fib))
 		return drop(DROP_NO_ROUTE);
 	if (len < least)
 		len = least;

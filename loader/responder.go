@@ -47,7 +47,11 @@ type Options struct {
 	KeyRotation time.Duration
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
-	Log      *slog.Logger // nil: slog.Default
+	// Allow and Deny name files with one address or prefix of clients to a line, which are followed when
+	// they change. "": none. With Allow, only who is listed there may connect.
+	Allow, Deny string
+	Limits      Limits
+	Log         *slog.Logger // nil: slog.Default
 }
 
 // A Responder is xdptcp's hold on one interface.
@@ -58,9 +62,11 @@ type Responder struct {
 	objects bpf.Objects
 	flows   flowTable
 	sockets []*afxdp.Socket
-	release func() // of the held ports
 	mode    Mode
 	close   sync.Once
+
+	addresses *addresses
+	lists     *lists // nil: neither list was given
 
 	stopRotation context.CancelFunc // nil: no rotation
 	rotation     sync.WaitGroup
@@ -90,7 +96,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := CheckServices(opts.Services); err != nil {
 		return nil, err
 	}
-	r := &Responder{opts: opts, log: opts.Log, release: func() {}}
+	if err := opts.Limits.check(); err != nil {
+		return nil, err
+	}
+	r := &Responder{opts: opts, log: opts.Log}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -105,12 +114,14 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := r.dev.refuseOthers(); err != nil {
 		return nil, err
 	}
-	if !opts.Takeover {
-		release, err := holdPorts(opts.Services, r.dev.addrs, r.dev.index)
-		if err != nil {
-			return nil, err
-		}
-		r.release = release
+	if err := opts.Limits.checkForwarding(r.dev.name); err != nil {
+		return nil, err
+	}
+	if r.lists, err = openLists(opts.Allow, opts.Deny, r.log); err != nil {
+		return nil, err
+	}
+	if r.addresses, err = openAddresses(opts.Services, r.dev, opts.Takeover, r.log); err != nil {
+		return nil, err
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
@@ -155,7 +166,7 @@ func (r *Responder) load() error {
 	if err != nil {
 		return fmt.Errorf("reading the compiled XDP program: %w", err)
 	}
-	for name, value := range map[string]any{
+	constants := map[string]any{
 		"cfg_mac":               bpf.MACWords([6]byte(r.dev.mac)),
 		"cfg_mss4":              uint16(r.dev.mtu - 40),
 		"cfg_mss6":              uint16(r.dev.mtu - 60),
@@ -164,23 +175,29 @@ func (r *Responder) load() error {
 		"cfg_partial_checksums": r.PartialChecksums(),
 		"cfg_services":          describe(r.opts.Services),
 		"cfg_sketch_shift":      uint32(64 - sketchBits(r.opts.Flows)),
-	} {
+		"cfg_prefixes":          wide(r.opts.Services),
+	}
+	r.lists.constants(constants)
+	r.opts.Limits.constants(constants, r.dev.queues)
+	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("XDP program: %s: %w", name, err)
 		}
 	}
 	spec.Maps["sockets"].MaxEntries = uint32(r.dev.queues)
+	spec.Maps["lists4"].MaxEntries, spec.Maps["lists6"].MaxEntries = listRoom, listRoom
 	spec.Maps["flows4"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["flows6"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["sketch"].MaxEntries = 1 << sketchBits(r.opts.Flows) / 8
-	tables, err := newServiceTables(r.opts.Services, r.dev.addrs)
-	if err != nil {
-		return err
-	}
 	if err := spec.LoadAndAssign(&r.objects, nil); err != nil {
 		return explainLoad(err)
 	}
-	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) })
+	keys, err := newKeyring(func(k *bpf.CookieKeys) error {
+		if r.opts.Limits.StrictCookies {
+			k.Strict = 1
+		}
+		return r.objects.Keys.Put(uint32(0), k)
+	})
 	if err != nil {
 		return err
 	}
@@ -203,7 +220,10 @@ func (r *Responder) load() error {
 			keys.run(ctx, r.opts.KeyRotation, func(err error) { r.log.Error("key rotation; the old key stays", "err", err) })
 		})
 	}
-	return tables.write(&r.objects)
+	if err := r.lists.serve(&r.objects); err != nil {
+		return err
+	}
+	return r.addresses.serve(&r.objects)
 }
 
 // newControl arms all services, for a daemon that holds its lease for ever.
@@ -264,11 +284,14 @@ func (r *Responder) Close() {
 			r.stopRotation()
 			r.rotation.Wait()
 		}
+		if r.addresses != nil {
+			r.addresses.close()
+		}
+		r.lists.close()
 		if r.flows.sketch != nil {
 			_ = r.flows.sketch.close() // nothing is left that could be lost
 		}
 		_ = r.objects.Close() // only closes file descriptors
-		r.release()
 	})
 }
 
@@ -330,8 +353,8 @@ func (r *Responder) Interface() string { return r.dev.name }
 // MTU is the interface's, in bytes.
 func (r *Responder) MTU() int { return r.dev.mtu }
 
-// Addrs are the interface's own addresses, when it was attached.
-func (r *Responder) Addrs() []netip.Addr { return r.dev.addrs }
+// Addrs are the host's own addresses, as they are now.
+func (r *Responder) Addrs() []netip.Addr { return r.addresses.Own() }
 
 // Flows is the capacity of each flow table.
 func (r *Responder) Flows() int { return r.opts.Flows }

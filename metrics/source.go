@@ -17,8 +17,16 @@ type Source interface {
 	Engine() userspace.Stats
 	// Sockets are the counters of the AF_XDP sockets, by queue.
 	Sockets() []afxdp.Stats
+	// Lists are the lists of clients; ok is false if there are none.
+	Lists() (l Lists, ok bool)
 	// About says what is running. Its Interface must not change.
 	About() About
+}
+
+// Lists says what is on the lists of clients that may connect, or may not.
+type Lists struct {
+	Allowed, Denied int    // addresses and prefixes
+	Failures        uint64 // times that a list changed, and could not be taken
 }
 
 // About says what is running, and how.

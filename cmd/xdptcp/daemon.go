@@ -88,7 +88,7 @@ func (d *daemon) listen() error {
 		return services.Place{Interface: d.responder.Interface(), Mode: string(d.responder.Mode())}
 	}}
 	for _, svc := range d.opts.loader.Services {
-		ln, err := d.engine.Listen(netip.AddrPortFrom(svc.Addr, svc.Port))
+		ln, err := d.listenFor(svc)
 		if err != nil {
 			return err
 		}
@@ -104,6 +104,13 @@ func (d *daemon) listen() error {
 		})
 	}
 	return nil
+}
+
+func (d *daemon) listenFor(svc loader.Service) (*userspace.Listener, error) {
+	if svc.Prefix.IsValid() {
+		return d.engine.ListenPrefix(svc.Prefix, svc.Port)
+	}
+	return d.engine.Listen(netip.AddrPortFrom(netip.Addr{}, svc.Port))
 }
 
 func (d *daemon) serveMetrics() error {
@@ -193,6 +200,12 @@ func (d *daemon) Sockets() []afxdp.Stats {
 		list = append(list, st)
 	}
 	return list
+}
+
+// Lists are the lists of clients.
+func (d *daemon) Lists() (metrics.Lists, bool) {
+	l := d.responder.Lists()
+	return metrics.Lists{Allowed: l.Allowed, Denied: l.Denied, Failures: l.Failures}, l.Given
 }
 
 // About says what runs.
