@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -53,14 +55,14 @@ func TestOpeningsAreLimited(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{})
 	d := attach(t, l, "--listen", ":7000=echo", "--open-limit", "40")
 	start := time.Now()
-	if err := all(60, 60, func(i int) error { return connects(l, families(l)[i%2].addr(7000), patience) }); err != nil {
+	if err := all(20, 20, func(i int) error { return connects(l, families(l)[i%2].addr(7000), patience) }); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(start); took < 600*time.Millisecond {
-		t.Errorf("60 connections at 40 a second took %v", took)
+	if took := time.Since(start); took < 300*time.Millisecond {
+		t.Errorf("20 connections at 40 a second took %v", took)
 	}
-	if s := d.scrape(); s.packets("drop", "rate_limited") == 0 || s.opened() != 60 {
-		t.Errorf("%v final ACKs dropped, %v connections opened; want some, 60", s.packets("drop", "rate_limited"), s.opened())
+	if s := d.scrape(); s.packets("drop", "rate_limited") == 0 || s.opened() != 20 {
+		t.Errorf("%v final ACKs dropped, %v connections opened; want some, 20", s.packets("drop", "rate_limited"), s.opened())
 	}
 }
 
@@ -288,18 +290,18 @@ func TestTheFlowTablesMemoryIsTold(t *testing.T) {
 		capacity = n
 	}
 	d := attach(t, l, "--listen", ":7000=echo", "--flows", capacity)
-	_, line, _ := strings.Cut(d.stderr.String(), "memory of the flow tables")
-	line, _, _ = strings.Cut(line, "\n")
-	t.Log(line)
-	if !strings.Contains(line, "bytes=") || strings.Contains(line, "bytes=0") {
-		t.Errorf("the log does not tell it:\n%s", d.stderr)
-	}
 	for _, f := range families(l) {
 		if err := connects(l, f.addr(7000), patience); err != nil {
 			t.Error(err)
 		}
 	}
-	if r, _ := d.statusJSON(); r.Interfaces[0].FlowCapacity == 0 {
-		t.Error("status says that there is no room for flows")
+	_, line, _ := strings.Cut(d.stderr.String(), "memory of the flow tables")
+	line, _, _ = strings.Cut(line, "\n")
+	t.Log(line)
+	if !regexp.MustCompile(`bytes=[1-9]\d{7,}`).MatchString(line) { // 300,000 flows of each kind take more than 10 MB
+		t.Errorf("the log does not tell it:\n%s", d.stderr)
+	}
+	if r, _ := d.statusJSON(); strconv.Itoa(r.Interfaces[0].FlowCapacity) != capacity {
+		t.Errorf("status says %d flows, want %s", r.Interfaces[0].FlowCapacity, capacity)
 	}
 }
