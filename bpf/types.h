@@ -153,6 +153,7 @@ struct shield {
 	__u32 syns;  /* in the window */
 	__u32 quiet; /* windows in a row below cfg_shield_off */
 	__u32 up;
+	__u32 since; /* epoch in which it went up */
 };
 
 /* Keys of the cookie. Written so that a reader never sees a half-changed key in use: a new key

@@ -122,6 +122,8 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 		return drop(DROP_BAD_CHECKSUM);
 	if (!syn_options(ctx, s, &o))
 		return drop(DROP_BAD_TCP);
+	if (s->services & cfg_kernel)
+		o.flags &= cfg_kernel_options;
 	if (!o.mss)
 		o.mss = s->v6 ? MSS_DEFAULT6 : MSS_DEFAULT4;
 	k = cookie_keys();
@@ -130,7 +132,8 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 	r.seq = cookie_make(k, &s->tuple, s->tcp->seq, s->now, &o, &tsval);
 	r.flags = TCP_SYN | TCP_ACK;
 	r.window = cfg_window;
-	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4, tsval);
+	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4,
+		      s->services & cfg_kernel ? cfg_kernel_wscale : cfg_wscale, tsval);
 	return send_reply(ctx, s, &r);
 }
 
@@ -184,7 +187,8 @@ static __always_inline enum xdp_action refuse(struct xdp_md *ctx, const struct s
 static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct segment *s,
 					     const struct control *c)
 {
-	bool kernel = s->services & cfg_kernel, armed = s->services & c->armed, shield = true;
+	bool kernel = s->services & cfg_kernel, armed = s->services & c->armed;
+	enum guard guard = GUARD_UP;
 	__u8 kind = s->flags & (TCP_SYN | TCP_ACK | TCP_RST);
 	struct handshake made = {}, *h;
 	enum reason why;
@@ -196,7 +200,7 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 		if (!armed)
 			return pass(PASS_DISARMED);
 		if (s->services & cfg_shield)
-			shield = shield_up(s, kind == TCP_SYN);
+			guard = shield_guard(s, kind == TCP_SYN);
 	} else {
 		h = find_flow(c, &s->tuple);
 		if (h && kind == TCP_SYN)
@@ -207,12 +211,13 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 	if (kind == TCP_SYN) {
 		if (!armed)
 			return pass(PASS_DISARMED);
-		return shield ? answer_syn(ctx, s) : pass(PASS_PEACE);
+		if (guard == GUARD_DOWN)
+			return denied(s) ? drop(DROP_DENIED) : pass(PASS_PEACE);
+		return answer_syn(ctx, s);
 	}
 	why = kind == TCP_ACK ? final_ack(ctx, s, &made) : DROP_NO_FLOW;
-	if (why !=
-	    REDIRECT_OPENED) /* in peace, the kernel's own cookies may be on their way back */
-		return shield ? refuse(ctx, s, why) : pass(PASS_PEACE);
+	if (why != REDIRECT_OPENED) /* the kernel's own cookies may be on their way back */
+		return guard == GUARD_UP ? refuse(ctx, s, why) : pass(PASS_PEACE);
 	if (kernel)
 		return attach_record(ctx, &made) ? pass(PASS_HANDED_OVER) : drop(DROP_NO_ROOM);
 	/* Recorded before the next packet can arrive: a first flight may be ten segments. */

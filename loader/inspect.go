@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -43,6 +44,8 @@ type State struct {
 	Queues    int      // RX queues served
 	Flows     int      // capacity of each flow table
 	Reasons   [bpf.ReasonCount]uint64
+	Shield    Shield // of kernel services; "": there are none
+	ShieldUp  bool   // with ShieldAuto: SYNs are so many that XDP answers them
 }
 
 // ErrNotAttached says that there is no xdptcp on the interface.
@@ -118,7 +121,7 @@ func inspect(attrs *netlink.LinkAttrs, xdp *netlink.LinkXdp) (State, error) {
 			return s, err
 		}
 	}
-	return s, nil
+	return s, s.readShield(ids)
 }
 
 // readMap takes what a map of the program says.
@@ -161,4 +164,65 @@ func readServices(rodata *ebpf.Map) ([]string, error) {
 	}
 	text, _, _ := strings.Cut(string(data[offset:offset+servicesSize]), "\x00")
 	return strings.Fields(text), nil
+}
+
+// readShield takes what the program's constants and the CPUs' state say of the shield.
+func (s *State) readShield(ids []ebpf.MapID) error {
+	var shields, rodata *ebpf.Map
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return fmt.Errorf("map id %d: %w", id, err)
+		}
+		defer m.Close()
+		info, err := m.Info()
+		if err != nil {
+			return fmt.Errorf("map id %d: %w", id, err)
+		}
+		switch info.Name {
+		case "shields":
+			shields = m
+		case ".rodata":
+			rodata = m
+		}
+	}
+	if shields == nil || rodata == nil {
+		return errors.New("the program is of another version of xdptcp")
+	}
+	kernel, err := readConstant(rodata, "cfg_kernel")
+	if err != nil || kernel == 0 {
+		return err
+	}
+	s.Shield = ShieldAlways
+	auto, err := readConstant(rodata, "cfg_shield")
+	if err != nil || auto == 0 {
+		return err
+	}
+	s.Shield = ShieldAuto
+	off, err := readConstant(rodata, "cfg_shield_off")
+	if err != nil {
+		return err
+	}
+	s.ShieldUp, err = readShields(shields, uint32(off))
+	return err
+}
+
+// readConstant reads a number of 4 or 8 bytes among the program's constants.
+func readConstant(rodata *ebpf.Map, name string) (uint64, error) {
+	spec, err := bpf.Load()
+	if err != nil {
+		return 0, err
+	}
+	data, err := rodata.LookupBytes(uint32(0))
+	if err != nil {
+		return 0, fmt.Errorf("map .rodata: %w", err)
+	}
+	v := spec.Variables[name]
+	if len(data) < int(v.Offset+v.Size()) {
+		return 0, errors.New("map .rodata is of another version of xdptcp")
+	}
+	if v.Size() == 8 {
+		return binary.NativeEndian.Uint64(data[v.Offset:]), nil
+	}
+	return uint64(binary.NativeEndian.Uint32(data[v.Offset:])), nil
 }

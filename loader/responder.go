@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"net/netip"
 	"sync"
@@ -47,7 +48,14 @@ type Options struct {
 	KeyRotation time.Duration
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
-	Log      *slog.Logger // nil: slog.Default
+	// Shield is when XDP answers the SYNs of kernel services. "": ShieldAlways.
+	Shield Shield
+	// ShieldOn and ShieldOff are SYNs per second to all kernel services, at which ShieldAuto begins to
+	// answer, and below which it ends. 0: DefaultShieldOn, DefaultShieldOff.
+	ShieldOn, ShieldOff int
+	// Outlive keeps kernel services protected when the daemon's lease is over.
+	Outlive bool
+	Log     *slog.Logger // nil: slog.Default
 }
 
 // A Responder is xdptcp's hold on one interface.
@@ -56,6 +64,8 @@ type Responder struct {
 	opts    Options
 	log     *slog.Logger
 	objects bpf.Objects
+	host    hostTCP // with kernel services, as handoff is
+	handoff bpf.HandoffObjects
 	flows   flowTable
 	sockets []*afxdp.Socket
 	release func() // of the held ports
@@ -64,6 +74,8 @@ type Responder struct {
 
 	stopRotation context.CancelFunc // nil: no rotation
 	rotation     sync.WaitGroup
+
+	handoffLink link.Link // nil: no kernel services
 
 	link link.Link // kept: one that the garbage collector takes detaches the program
 }
@@ -90,6 +102,9 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := CheckServices(opts.Services); err != nil {
 		return nil, err
 	}
+	if err := checkShield(&opts); err != nil {
+		return nil, err
+	}
 	r := &Responder{opts: opts, log: opts.Log, release: func() {}}
 	defer func() {
 		if err != nil {
@@ -105,8 +120,12 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := r.dev.refuseOthers(); err != nil {
 		return nil, err
 	}
+	if err := r.checkKernelServices(); err != nil {
+		return nil, err
+	}
+	engine := engineServices(opts.Services)
 	if !opts.Takeover {
-		release, err := holdPorts(opts.Services, r.dev.addrs, r.dev.index)
+		release, err := holdPorts(engine, r.dev.addrs, r.dev.index)
 		if err != nil {
 			return nil, err
 		}
@@ -117,6 +136,9 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	}
 	if err := r.load(); err != nil {
 		return nil, err
+	}
+	if len(engine) == 0 {
+		return r, nil // what the kernel serves needs no AF_XDP
 	}
 	if r.sockets, err = r.dev.openSockets(); err != nil {
 		return nil, fmt.Errorf("AF_XDP on %s: %w", r.dev.name, err)
@@ -155,7 +177,7 @@ func (r *Responder) load() error {
 	if err != nil {
 		return fmt.Errorf("reading the compiled XDP program: %w", err)
 	}
-	for name, value := range map[string]any{
+	constants := map[string]any{
 		"cfg_mac":               bpf.MACWords([6]byte(r.dev.mac)),
 		"cfg_mss4":              uint16(r.dev.mtu - 40),
 		"cfg_mss6":              uint16(r.dev.mtu - 60),
@@ -164,7 +186,9 @@ func (r *Responder) load() error {
 		"cfg_partial_checksums": r.PartialChecksums(),
 		"cfg_services":          describe(r.opts.Services),
 		"cfg_sketch_shift":      uint32(64 - sketchBits(r.opts.Flows)),
-	} {
+	}
+	maps.Copy(constants, r.kernelConstants())
+	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("XDP program: %s: %w", name, err)
 		}
@@ -179,6 +203,11 @@ func (r *Responder) load() error {
 	}
 	if err := spec.LoadAndAssign(&r.objects, nil); err != nil {
 		return explainLoad(err)
+	}
+	if kernelServices(r.opts.Services) != 0 {
+		if err := r.loadHandoff(); err != nil {
+			return err
+		}
 	}
 	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) })
 	if err != nil {
@@ -219,6 +248,11 @@ func newControl() (*bpf.Control, error) {
 // native XDP leads to generic, which is logged and told by Mode.
 func (r *Responder) Attach() error {
 	var native error
+	if kernelServices(r.opts.Services) != 0 { // first: nothing that XDP passes with a record may miss it
+		if native = r.attachHandoff(); native != nil {
+			return native
+		}
+	}
 	if r.opts.Mode != Generic {
 		if native = r.attach(link.XDPDriverMode); native == nil {
 			r.mode = Native
@@ -255,6 +289,11 @@ func (r *Responder) Close() {
 				r.log.Error("detaching; the program goes when this process ends", "interface", r.dev.name, "err", err)
 			}
 		}
+		if r.handoffLink != nil {
+			if err := r.handoffLink.Close(); err != nil {
+				r.log.Error("detaching the tcx program; it goes when this process ends", "interface", r.dev.name, "err", err)
+			}
+		}
 		for _, s := range r.sockets {
 			if err := s.Close(); err != nil {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
@@ -267,7 +306,8 @@ func (r *Responder) Close() {
 		if r.flows.sketch != nil {
 			_ = r.flows.sketch.close() // nothing is left that could be lost
 		}
-		_ = r.objects.Close() // only closes file descriptors
+		_ = r.handoff.Close() // these only close file descriptors
+		_ = r.objects.Close()
 		r.release()
 	})
 }

@@ -83,6 +83,11 @@ func (s scrape) about(a About) {
 	s.gauge(info, 1, a.Mode, strconv.FormatBool(a.ZeroCopy), a.Version)
 	s.gauge(queues, float64(a.Queues))
 	s.gauge(flowCapacity, float64(a.FlowCapacity))
+	raised := 0.0
+	if a.ShieldUp {
+		raised = 1
+	}
+	s.gauge(shieldUp, raised)
 }
 
 // packets exports XDP's counters, and what follows from them about handshakes.
@@ -95,14 +100,15 @@ func (s scrape) packets(n *[bpf.ReasonCount]uint64) {
 		}
 	}
 	s.counter(synAcks, n[bpf.TxSynAck], "xdp")
-	s.counter(handshakesCompleted, n[bpf.RedirectOpened])
+	s.counter(handshakesCompleted, n[bpf.RedirectOpened]+n[bpf.PassHandedOver])
 }
 
 // refusesHandshake says whether packets with this verdict were, or may have been, a SYN or a final
-// ACK. Every drop may, but one: a RST, FIN or SYN/ACK of no flow opens nothing.
+// ACK. Every drop may, but one: a RST, FIN or SYN/ACK of no flow opens nothing. So does what the kernel
+// would not take over.
 func refusesHandshake(r bpf.Reason) bool {
 	verdict, _ := bpf.ReasonLabels(r)
-	return verdict == "drop" && r != bpf.DropNoFlow
+	return verdict == "drop" && r != bpf.DropNoFlow || r == bpf.PassNoListener || r == bpf.PassNotAssigned
 }
 
 func (s scrape) engine(st *userspace.Stats) {

@@ -10,6 +10,7 @@ const (
 	info
 	queues
 	flowCapacity
+	shieldUp
 
 	packets
 	synAcks
@@ -58,13 +59,17 @@ var families = [familyCount]struct {
 		"Always 1; the labels say what is running. mode=\"generic\" means that the driver has no XDP of its own and each " +
 			"packet costs an skb: a flood will hurt. Use another driver, or fewer queues or a smaller MTU if that is why it refused."},
 	queues: {"queues", nil,
-		"RX queues that have an AF_XDP socket. Packets of any other queue pass to the kernel, with reason no_socket."},
+		"RX queues that have an AF_XDP socket: none where all services are the kernel's. Packets of any other queue pass to the kernel, with reason no_socket."},
 	flowCapacity: {"flow_table_capacity", nil,
 		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
+	shieldUp: {"shield_up", nil,
+		"1 while SYNs of kernel services with --shield auto are so many that XDP answers them, on any CPU; else 0. At 1 there " +
+			"is a SYN flood, or --shield-on is too low for this host's honest clients."},
 
 	packets: {"packets_total", []string{"verdict", "reason"},
 		"Packets that the XDP program saw, each counted once, by verdict (pass: to the kernel; tx: answered in place; " +
-			"redirect: to the engine; drop: refused) and reason."},
+			"redirect: to the engine; drop: refused) and reason. no_listener and not_assigned are counted again, behind " +
+			"handed_over: the kernel has no listener for a kernel service, or would not take the connection."},
 	synAcks: {"synacks_total", []string{"by"},
 		"SYNs answered with a SYN/ACK, by who did it: xdp, or engine (the reuse of a port in TIME-WAIT). If it grows much " +
 			"faster than xdptcp_handshakes_completed_total, that is a SYN flood; nothing needs to be done, it costs no memory."},

@@ -29,4 +29,5 @@ type About struct {
 	ZeroCopy     bool   // the driver reads and writes our memory itself
 	Version      string // xdptcp's
 	FlowCapacity int    // of XDP's flow table, for each of IPv4 and IPv6
+	ShieldUp     bool   // the automatic shield of kernel services is up: their SYNs are answered by XDP
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ func newAttach(e *env) *cobra.Command {
 	var (
 		listen []string
 		mode   string
+		shield string
 		opts   daemonOptions
 	)
 	cmd := &cobra.Command{
@@ -28,7 +30,8 @@ it prints one line that starts with "ready". SIGINT or SIGTERM close the connect
 Only packets to a service's port and address are taken. Without ADDR that is any of the
 interface's own addresses; with ADDR just that one. All else passes to the kernel untouched.
 
-Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
+Actions: ` + strings.Join(actions(), ", ") + `. With kernel the connection goes to the
+host's own stack, to whoever listens on that port.`,
 		DisableFlagsInUseLine: true,
 		Args:                  takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,6 +49,10 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 			}
 			if opts.loader.Flows < 1 {
 				return errUsage{fmt.Errorf("--flows %d: want at least 1", opts.loader.Flows)}
+			}
+			opts.loader.Shield = loader.Shield(shield)
+			if err := checkShield(&opts.loader); err != nil {
+				return err
 			}
 			if r := opts.loader.KeyRotation; r != 0 && r < time.Second {
 				return errUsage{fmt.Errorf("--key-rotation %v: want at least 1s, or 0 for never: a client has one to two periods to finish its handshake", r)}
@@ -73,6 +80,10 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 	flags.StringVar(&opts.metrics, "metrics", "127.0.0.1:9400", "`ADDR:PORT` for Prometheus; empty for none")
 	flags.IntVar(&opts.loader.Flows, "flows", loader.DefaultFlows, "`capacity` of each flow table, IPv4 and IPv6")
 	flags.DurationVar(&opts.loader.KeyRotation, "key-rotation", loader.DefaultKeyRotation, "`period` after which the cookie's key changes; 0 for never")
+	flags.StringVar(&shield, "shield", string(loader.ShieldAlways), "when XDP answers the SYNs of kernel services: always, or auto: only while they are many")
+	flags.IntVar(&opts.loader.ShieldOn, "shield-on", loader.DefaultShieldOn, "with --shield auto: `SYNs` per second at which XDP begins to answer")
+	flags.IntVar(&opts.loader.ShieldOff, "shield-off", loader.DefaultShieldOff, "with --shield auto: `SYNs` per second below which XDP leaves them to the kernel again")
+	flags.BoolVar(&opts.loader.Outlive, "outlive", false, "go on protecting kernel services when this process is gone")
 	flags.BoolVar(&opts.loader.Takeover, "takeover", false, "take new connections to ports that a kernel socket holds")
 	return cmd
 }
@@ -86,7 +97,7 @@ func parseServices(listen []string) ([]loader.Service, error) {
 			return nil, errUsage{fmt.Errorf("--listen %w", err)}
 		}
 		if !known(s.Action) {
-			return nil, errUsage{fmt.Errorf("--listen %q: unknown action %q: there are %s", text, s.Action, strings.Join(services.Actions(), ", "))}
+			return nil, errUsage{fmt.Errorf("--listen %q: unknown action %q: there are %s", text, s.Action, strings.Join(actions(), ", "))}
 		}
 		list = append(list, s)
 	}
@@ -97,10 +108,20 @@ func parseServices(listen []string) ([]loader.Service, error) {
 }
 
 func known(action string) bool {
-	for _, a := range services.Actions() {
-		if a == action {
-			return true
-		}
+	return slices.Contains(actions(), action)
+}
+
+// actions are those of the engine's services, and the kernel.
+func actions() []string { return append(services.Actions(), loader.ActionKernel) }
+
+func checkShield(o *loader.Options) error {
+	switch {
+	case o.Shield != loader.ShieldAlways && o.Shield != loader.ShieldAuto:
+		return errUsage{fmt.Errorf("--shield %q: want always or auto", o.Shield)}
+	case o.ShieldOff < 1:
+		return errUsage{fmt.Errorf("--shield-off %d: want at least 1", o.ShieldOff)}
+	case o.ShieldOn <= o.ShieldOff:
+		return errUsage{fmt.Errorf("--shield-on %d: want more than --shield-off, which is %d", o.ShieldOn, o.ShieldOff)}
 	}
-	return false
+	return nil
 }

@@ -66,8 +66,10 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 	if d.responder, err = loader.Prepare(opts.loader); err != nil {
 		return nil, err
 	}
-	if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
-		return nil, err
+	if len(d.responder.Sockets()) > 0 { // with kernel services alone there are none
+		if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
+			return nil, err
+		}
 	}
 	d.status = services.NewStatus(d)
 	if err := d.listen(); err != nil {
@@ -80,6 +82,9 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 		return nil, err
 	}
 	d.running.Go(func() { d.status.Run(ctx) })
+	if d.engine == nil { // which would notice
+		d.running.Go(func() { d.responder.WatchInterface(ctx, d.failed) })
+	}
 	return d, nil
 }
 
@@ -88,6 +93,9 @@ func (d *daemon) listen() error {
 		return services.Place{Interface: d.responder.Interface(), Mode: string(d.responder.Mode())}
 	}}
 	for _, svc := range d.opts.loader.Services {
+		if svc.Action == loader.ActionKernel {
+			continue
+		}
 		ln, err := d.engine.Listen(netip.AddrPortFrom(svc.Addr, svc.Port))
 		if err != nil {
 			return err
@@ -126,12 +134,16 @@ func (d *daemon) serveMetrics() error {
 
 // wait returns when ctx ends, or with the error of a part that failed.
 func (d *daemon) wait(ctx context.Context) error {
+	var lost <-chan error
+	if d.engine != nil {
+		lost = d.engine.Lost()
+	}
 	select {
 	case <-ctx.Done():
 		return nil
 	case err := <-d.failed:
 		return err
-	case err := <-d.engine.Lost():
+	case err := <-lost:
 		return fmt.Errorf("interface %s: %w", d.responder.Interface(), err)
 	}
 }
@@ -179,8 +191,13 @@ func (d *daemon) readyLine() string {
 // Reasons are XDP's counters: metrics.Source and services' page read them.
 func (d *daemon) Reasons() ([bpf.ReasonCount]uint64, error) { return d.responder.Reasons() }
 
-// Engine are the engine's counters.
-func (d *daemon) Engine() userspace.Stats { return d.engine.Stats() }
+// Engine are the engine's counters; zeros without an engine.
+func (d *daemon) Engine() (s userspace.Stats) {
+	if d.engine != nil {
+		s = d.engine.Stats()
+	}
+	return s
+}
 
 // Sockets are the AF_XDP sockets' counters, by queue.
 func (d *daemon) Sockets() []afxdp.Stats {
@@ -197,13 +214,17 @@ func (d *daemon) Sockets() []afxdp.Stats {
 
 // About says what runs.
 func (d *daemon) About() metrics.About {
-	zero := true
+	shield, err := d.responder.ShieldUp()
+	if err != nil {
+		d.log.Debug("reading the shield's state", "err", err)
+	}
+	zero := len(d.responder.Sockets()) > 0
 	for _, s := range d.responder.Sockets() {
 		zero = zero && s.ZeroCopy()
 	}
 	return metrics.About{
 		Interface: d.responder.Interface(), Mode: string(d.responder.Mode()),
 		Queues: len(d.responder.Sockets()), ZeroCopy: zero, Version: versionString(),
-		FlowCapacity: d.responder.Flows(),
+		FlowCapacity: d.responder.Flows(), ShieldUp: shield,
 	}
 }

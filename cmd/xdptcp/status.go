@@ -70,6 +70,9 @@ type statusInterface struct {
 	Services  []string                     `json:"services"`      // [ADDR]:PORT=ACTION
 	Flows     int                          `json:"flow_capacity"` // of each table, IPv4 and IPv6
 	Packets   map[string]map[string]uint64 `json:"packets"`       // by verdict and reason
+
+	Shield   loader.Shield `json:"shield,omitempty"`    // of kernel services: always, auto
+	ShieldUp bool          `json:"shield_up,omitempty"` // with auto: SYNs are so many that XDP answers them
 }
 
 func statusJSON(e *env, states []loader.State) error {
@@ -86,6 +89,7 @@ func statusJSON(e *env, states []loader.State) error {
 		report.Interfaces = append(report.Interfaces, statusInterface{
 			Interface: s.Interface, Mode: s.Mode, Degraded: s.Mode == loader.Generic, ProgramID: s.ProgramID,
 			Loaded: s.Loaded.UTC().Truncate(time.Second), Queues: s.Queues, Services: s.Services, Flows: s.Flows, Packets: packets,
+			Shield: s.Shield, ShieldUp: s.ShieldUp,
 		})
 	}
 	out := json.NewEncoder(e.stdout)
@@ -106,6 +110,14 @@ func statusText(e *env, states []loader.State) error {
 		}
 		fmt.Fprintf(w, "mode\t%s\n", mode)
 		fmt.Fprintf(w, "services\t%s\n", strings.Join(s.Services, " "))
+		switch {
+		case s.Shield == loader.ShieldAlways:
+			fmt.Fprintf(w, "shield\talways: XDP answers the SYNs of kernel services\n")
+		case s.Shield == loader.ShieldAuto && s.ShieldUp:
+			fmt.Fprintf(w, "shield\tup: SYNs are many, XDP answers them\n")
+		case s.Shield == loader.ShieldAuto:
+			fmt.Fprintf(w, "shield\tdown: SYNs are few, the kernel answers them\n")
+		}
 		fmt.Fprintf(w, "queues\t%d\n", s.Queues)
 		fmt.Fprintf(w, "program\tid %d, loaded %s ago\n", s.ProgramID, time.Since(s.Loaded).Truncate(time.Second))
 		fmt.Fprintf(w, "flows\tat most %d for IPv4, as many for IPv6\n", s.Flows)
