@@ -36,6 +36,7 @@ func (l listener) serves(s Service, own []netip.Addr) bool {
 const (
 	inetDiagReqSize  = 56 // struct inet_diag_req_v2
 	inetDiagMsgSize  = 72 // struct inet_diag_msg
+	inetDiagInfo     = 2
 	inetDiagSKV6Only = 11
 	inetDiagULPInfo  = 19
 	inetULPInfoName  = 1
@@ -48,7 +49,7 @@ func listeners(port uint16) (list []listener, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(sockDiagByFamily, unix.NLM_F_DUMP)
 		body := make([]byte, inetDiagReqSize)
-		body[0], body[1] = family, unix.IPPROTO_TCP
+		body[0], body[1], body[2] = family, unix.IPPROTO_TCP, 1<<(inetDiagInfo-1) // which brings the ULP along
 		binary.NativeEndian.PutUint32(body[4:], 1<<tcpListen)
 		binary.BigEndian.PutUint16(body[8:], port)
 		req.AddRawData(body)

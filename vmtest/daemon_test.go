@@ -252,6 +252,8 @@ type report struct {
 		Services     []string                     `json:"services"`
 		FlowCapacity int                          `json:"flow_capacity"`
 		Packets      map[string]map[string]uint64 `json:"packets"`
+		Shield       string                       `json:"shield"`
+		ShieldUp     bool                         `json:"shield_up"`
 	} `json:"interfaces"`
 }
 
