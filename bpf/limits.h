@@ -116,13 +116,19 @@ enum guard {
  * Whether SYNs are so many that they are answered here. The shield goes up with the SYN that makes
  * them too many for one window, and down when there were few for long enough; windows without any
  * are quiet ones.
+ *
+ * A global function, because the verifier looks at those once, and forgets what they returned: it
+ * would walk the rest of the program once for each of the answers.
  */
-static __always_inline enum guard shield_guard(const struct segment *s, bool syn)
+__noinline int shield_guard(__u64 now, __u32 syn, __u64 shielded)
 {
-	__u32 zero = 0, epoch = s->now >> WINDOW_SHIFT;
-	struct shield *d = bpf_map_lookup_elem(&shields, &zero);
+	__u32 zero = 0, epoch = now >> WINDOW_SHIFT;
+	struct shield *d;
 	__u32 passed;
 
+	if (!shielded)
+		return GUARD_UP;
+	d = bpf_map_lookup_elem(&shields, &zero);
 	if (!d)
 		return GUARD_UP;
 	passed = epoch - d->epoch;

@@ -188,7 +188,7 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 					     const struct control *c)
 {
 	bool kernel = s->services & cfg_kernel, armed = s->services & c->armed;
-	enum guard guard = GUARD_UP;
+	int guard = GUARD_UP;
 	__u8 kind = s->flags & (TCP_SYN | TCP_ACK | TCP_RST);
 	struct handshake made = {}, *h;
 	enum reason why;
@@ -199,8 +199,8 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 			return pass(PASS_KERNEL_FLOW);
 		if (!armed)
 			return pass(PASS_DISARMED);
-		if (s->services & cfg_shield)
-			guard = shield_guard(s, kind == TCP_SYN);
+		if (cfg_shield)
+			guard = shield_guard(s->now, kind == TCP_SYN, s->services & cfg_shield);
 	} else {
 		h = find_flow(c, &s->tuple);
 		if (h && kind == TCP_SYN)
