@@ -181,15 +181,15 @@ func TestTheShieldRefusesNoHonestClient(t *testing.T) {
 				bad := a
 				bad.ack = (a.ack - 1) ^ 1<<20 + 1
 
-				first := ticks()
+				first := millis()
 				r := p.expect(a.frame(), PassHandedOver)
-				checkRecord(t, k, a, r.meta, first, ticks())
+				checkRecord(t, k, a, r.meta, first, millis())
 				p.expect(bad.frame(), raised.bad)
 
 				p.setShield(Shield{Epoch: now}) // down
-				first = ticks()
+				first = millis()
 				r = p.expect(a.frame(), PassHandedOver)
-				checkRecord(t, k, a, r.meta, first, ticks())
+				checkRecord(t, k, a, r.meta, first, millis())
 				p.expect(bad.frame(), PassPeace)
 			})
 		}
@@ -251,6 +251,31 @@ func TestKernelServicesOfferWhatTheKernelOffers(t *testing.T) {
 	}
 }
 
+// millis is the clock of a kernel service's timestamps.
+func millis() uint32 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		panic(err)
+	}
+	return uint32(ts.Nano() / 1_000_000)
+}
+
+// The kernel goes on with the timestamps, and its clock ticks in milliseconds: a later connection on the same
+// ports must not be behind it.
+func TestTimestampsForTheKernelAreMilliseconds(t *testing.T) {
+	p := load(t, options{noSocket: true, spec: set(t, map[string]any{"cfg_kernel": kernelService})})
+	for _, f := range families {
+		_, before := p.finalAck(t, f, linuxOptions(1460, 7), 1234)
+		start := millis()
+		time.Sleep(time.Second)
+		_, after := p.finalAck(t, f, linuxOptions(1460, 7), 1234)
+		took := int(millis() - start)
+		if d := int(after.tsval-before.tsval) - took; d < -12 || d > 12 {
+			t.Errorf("%s: TSval grew by %d in %d ms", f.name, after.tsval-before.tsval, took)
+		}
+	}
+}
+
 // A final ACK for the kernel is passed as it came, with the record in front, and leaves no flow.
 func TestAHandedOverACKCarriesItsRecordAndLeavesNoFlow(t *testing.T) {
 	p := load(t, options{noSocket: true, spec: set(t, map[string]any{"cfg_kernel": kernelService})})
@@ -259,9 +284,9 @@ func TestAHandedOverACKCarriesItsRecordAndLeavesNoFlow(t *testing.T) {
 			a, _ := p.finalAck(t, f, options, uint16(7000+i))
 			for _, payload := range [][]byte{nil, []byte("GET / HTTP/1.1\r\n\r\n")} {
 				a.payload = payload
-				first := ticks()
+				first := millis()
 				r := p.expect(a.frame(), PassHandedOver)
-				checkRecord(t, testKeys(), a, r.meta, first, ticks())
+				checkRecord(t, testKeys(), a, r.meta, first, millis())
 				if !bytes.Equal(r.frame, a.frame()) {
 					t.Error("the frame changed")
 				}
@@ -270,5 +295,16 @@ func TestAHandedOverACKCarriesItsRecordAndLeavesNoFlow(t *testing.T) {
 				t.Error("there is a flow")
 			}
 		}
+	}
+}
+
+// Services that outlive the daemon go on when its lease is over; others pass to the kernel.
+func TestServicesThatOutliveTheDaemonNeedNoLease(t *testing.T) {
+	for outlive, want := range map[uint64]Reason{kernelService: TxSynAck, 0: PassNoLease} {
+		p := load(t, options{noSocket: true, spec: set(t, map[string]any{"cfg_kernel": kernelService, "cfg_outlive": outlive})})
+		c := testControl()
+		c.Lease = 0
+		p.setControl(c)
+		p.expect(families[0].synFrom(1), want)
 	}
 }

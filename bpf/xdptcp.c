@@ -105,6 +105,17 @@ static __always_inline bool checksum_ok(const struct segment *s)
 	return cfg_partial_checksums && s->tcp->check == csum_fold(pseudo);
 }
 
+/*
+ * The clock of a service's timestamps: ticks, or where the kernel goes on with them its
+ * milliseconds. On one clock they grow over all connections of the same ports: see cookie.h.
+ */
+static __always_inline __u32 timestamp_clock(const struct segment *s)
+{
+	if (s->services & cfg_kernel)
+		return bpf_ktime_get_coarse_ns() / 1000000;
+	return s->now;
+}
+
 static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const struct segment *s)
 {
 	struct reply r = { .ack = bpf_ntohl(s->tcp->seq) + 1, .why = TX_SYNACK };
@@ -129,7 +140,7 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 	k = cookie_keys();
 	if (!k)
 		return drop(DROP_EXPIRED_KEY);
-	r.seq = cookie_make(k, &s->tuple, s->tcp->seq, s->now, &o, &tsval);
+	r.seq = cookie_make(k, &s->tuple, s->tcp->seq, timestamp_clock(s), &o, &tsval);
 	r.flags = TCP_SYN | TCP_ACK;
 	r.window = cfg_window;
 	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4,
@@ -153,7 +164,7 @@ static __always_inline enum reason final_ack(struct xdp_md *ctx, const struct se
 	if (!ack_options(ctx, s, &o))
 		return DROP_BAD_TCP;
 	why = cookie_check(k, &s->tuple, bpf_ntohl(s->tcp->ack_seq) - 1, bpf_ntohl(s->tcp->seq) - 1,
-			   s->now, &o, h);
+			   timestamp_clock(s), &o, h);
 	if (why != REDIRECT_OPENED)
 		return why;
 	if (!checksum_ok(s))

@@ -669,3 +669,40 @@ func TestKernelServicesAloneNeedNoSockets(t *testing.T) {
 		t.Errorf("%v connections were handed over, want 2; %s", n, d.ready)
 	}
 }
+
+// A tag of VLAN 0 carries a priority only (IEEE 802.1Q): the kernel takes such frames as untagged ones, and
+// needs no VLAN device for them.
+func TestAHandshakeInTaggedFramesIsHandedOver(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	plainEcho(t, l, ":8080")
+	d := attach(t, l, kernelService()...)
+	raws := newSender(t, l.Client)
+	for i, f := range families(l) {
+		c := new(handClient)
+		c.vlan = []uint16{5 << 13}
+		c.syn(t, l, raws, spoofed(f.server.Is4(), i), f.serverPort(8080))
+		c.finish(t, l, raws)
+	}
+	if n := d.handedOver(); n != 2 {
+		t.Errorf("%v connections were handed over, want 2", n)
+	}
+}
+
+// When the final ACK is lost, the client's first data is as good.
+func TestDataWithoutABareACKBeforeItIsHandedOver(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	plainEcho(t, l, ":8080")
+	d := attach(t, l, kernelService()...)
+	raws := newSender(t, l.Client)
+	for i, f := range families(l) {
+		c := new(handClient)
+		c.syn(t, l, raws, spoofed(f.server.Is4(), i), f.serverPort(8080))
+		c.noBareACK = true
+		c.finish(t, l, raws)
+	}
+	if n := d.handedOver(); n != 2 {
+		t.Errorf("%v connections were handed over, want 2", n)
+	}
+}

@@ -67,14 +67,16 @@ func flood(t *testing.T, l *lab.Lab, to netip.AddrPort, rate int) (stop func()) 
 // A handClient makes its handshake by hand, one packet at a time, from an address that nobody has.
 type handClient struct {
 	raw
-	synack segment
+	synack    segment
+	noBareACK bool // the first data comes instead of it
 }
 
 // syn sends a SYN and waits for the answer.
 func (h *handClient) syn(t *testing.T, l *lab.Lab, raws *sender, src, dst netip.AddrPort) {
 	t.Helper()
 	tap := record(t, l)
-	h.raw = raw{to: l.Server.MAC, from: l.Client.MAC, src: src, dst: dst, seq: 1000, flags: flagSYN, options: synOptions}
+	h.to, h.from, h.src, h.dst = l.Server.MAC, l.Client.MAC, src, dst
+	h.seq, h.flags, h.options = 1000, flagSYN, synOptions
 	if err := raws.send(h.frame()); err != nil {
 		t.Fatal(err)
 	}
@@ -92,12 +94,14 @@ func (h *handClient) finish(t *testing.T, l *lab.Lab, raws *sender) {
 	tap := record(t, l)
 	h.flags, h.seq, h.ack = flagACK, h.seq+1, h.synack.seq+1
 	h.options = timestampOption(2, h.synack.tsval)
-	ack := h.frame()
-	h.flags, h.payload = flagACK|flagPSH, []byte("by hand")
-	for _, frame := range [][]byte{ack, h.frame()} {
-		if err := raws.send(frame); err != nil {
+	if !h.noBareACK {
+		if err := raws.send(h.frame()); err != nil {
 			t.Fatal(err)
 		}
+	}
+	h.flags, h.payload = flagACK|flagPSH, []byte("by hand")
+	if err := raws.send(h.frame()); err != nil {
+		t.Fatal(err)
 	}
 	tap.until("the echo", func(s segment) bool { return s.dst == h.src && string(s.payload) == "by hand" })
 }
