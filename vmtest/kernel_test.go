@@ -587,6 +587,20 @@ func TestWhatTheKernelCannotTakeOverIsRefused(t *testing.T) {
 	}
 }
 
+func TestShieldsThatMakeNoSenseAreRefused(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	for _, c := range [][]string{
+		{"--shield", "sometimes"}, {"--shield-on", "10000"}, {"--shield-on", "50", "--shield-off", "50"},
+		{"--shield-off", "0"}, {"--shield-on", "-1"},
+	} {
+		refused(t, l.Server.Command(product, append([]string{"attach", "srv0"}, kernelService(c...)...)...), 2, c[0])
+	}
+	if id := xdpProgram(t, l.Server); id != 0 {
+		t.Errorf("XDP program %d is attached", id)
+	}
+}
+
 // What the host's sysctls forbid, XDP does not offer for it.
 func TestOptionsThatTheHostForbidsAreNotOffered(t *testing.T) {
 	t.Parallel()

@@ -142,6 +142,10 @@ func TestTheShieldGoesUpInAFloodAndDownAfterIt(t *testing.T) {
 				if s := r.Interfaces[0]; s.Shield != "auto" || s.ShieldUp != xdp {
 					t.Errorf("%s: status says shield %q, up %v", state, s.Shield, s.ShieldUp)
 				}
+				text, _, _ := run(t, l.Server, "status")
+				if want := map[bool]string{false: "down: SYNs are few", true: "up: SYNs are many"}[xdp]; !strings.Contains(text, want) {
+					t.Errorf("%s: status does not say %q:\n%s", state, want, text)
+				}
 				if up := d.scrape()["xdptcp_shield_up"]; (up == 1) != xdp {
 					t.Errorf("%s: xdptcp_shield_up is %v", state, up)
 				}
