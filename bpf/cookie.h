@@ -9,8 +9,9 @@
  *                    +------------------------+---------+------+    of the hash, gen is plain
  *
  *  opts:             5..3 class of the MSS, 2..1 window scale (see below), 0 SACK permitted
- *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms), or
- *                    milliseconds if the kernel is to go on with it; its two lowest bits are replaced by the low bits of the window scale, never ahead of now
+ *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms), or milliseconds
+ *                    where the kernel goes on with them, and its two lowest bits are replaced by
+ *                    the low bits of the window scale, never ahead of now
  *
  * peer:   SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low
  * half is the offset. That must not depend on the client's ISN nor on the generation: a client that

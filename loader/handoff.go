@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -260,24 +261,32 @@ func (r *Responder) attachHandoff() (err error) {
 	return nil
 }
 
-// WatchInterface sends an error when the interface is deleted, and returns then, or when ctx ends. An engine
-// notices by itself; this is for an interface without one.
-func (r *Responder) WatchInterface(ctx context.Context, lost chan<- error) {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			info, err := r.link.Info()
-			if err == nil && info.XDP() != nil && info.XDP().Ifindex == 0 { // the link outlived its interface
-				lost <- fmt.Errorf("interface %s is gone", r.dev.name)
+// watch looks every second whether the interface is still there, until stopWatch. An engine notices by itself;
+// this is for an interface without one.
+func (r *Responder) watch() {
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	r.stopWatch = func() { stop(); watching.Wait() }
+	watching.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
 				return
+			case <-ticker.C:
+				info, err := r.link.Info()
+				if err == nil && info.XDP() != nil && info.XDP().Ifindex == 0 { // the link outlived its interface
+					r.lost <- fmt.Errorf("interface %s is gone", r.dev.name)
+					return
+				}
 			}
 		}
-	}
+	})
 }
+
+// Lost tells when the interface was deleted, if there are kernel services alone; else the engine's Lost does.
+func (r *Responder) Lost() <-chan error { return r.lost }
 
 // ShieldUp says whether SYNs of kernel services are answered by XDP on any CPU because there are many:
 // always false where the shield is not automatic.
@@ -285,6 +294,8 @@ func (r *Responder) ShieldUp() (bool, error) {
 	if r.opts.Shield != ShieldAuto || kernelServices(r.opts.Services) == 0 {
 		return false, nil
 	}
+	r.reading.RLock()
+	defer r.reading.RUnlock()
 	return readShields(r.objects.Shields, perWindow(r.opts.ShieldOff, r.dev.queues))
 }
 

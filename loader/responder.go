@@ -71,11 +71,14 @@ type Responder struct {
 	release func() // of the held ports
 	mode    Mode
 	close   sync.Once
+	reading sync.RWMutex // of maps, which Close must not close meanwhile
 
 	stopRotation context.CancelFunc // nil: no rotation
 	rotation     sync.WaitGroup
 
-	handoffLink link.Link // nil: no kernel services
+	handoffLink link.Link  // nil: no kernel services
+	lost        chan error // that the interface is gone, without an engine
+	stopWatch   func()
 
 	link link.Link // kept: one that the garbage collector takes detaches the program
 }
@@ -105,7 +108,7 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := checkShield(&opts); err != nil {
 		return nil, err
 	}
-	r := &Responder{opts: opts, log: opts.Log, release: func() {}}
+	r := &Responder{opts: opts, log: opts.Log, release: func() {}, lost: make(chan error, 1), stopWatch: func() {}}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -278,12 +281,16 @@ func (r *Responder) attach(flags link.XDPAttachFlags) (err error) {
 	r.link, err = link.AttachXDP(link.XDPOptions{
 		Program: r.objects.Xdptcp, Interface: r.dev.index, Flags: flags,
 	})
+	if err == nil && len(r.sockets) == 0 {
+		r.watch()
+	}
 	return err
 }
 
 // Close takes the program off, then closes the sockets and frees everything.
 func (r *Responder) Close() {
 	r.close.Do(func() {
+		r.stopWatch()
 		if r.link != nil {
 			if err := r.link.Close(); err != nil {
 				r.log.Error("detaching; the program goes when this process ends", "interface", r.dev.name, "err", err)
@@ -306,6 +313,8 @@ func (r *Responder) Close() {
 		if r.flows.sketch != nil {
 			_ = r.flows.sketch.close() // nothing is left that could be lost
 		}
+		r.reading.Lock()
+		defer r.reading.Unlock()
 		_ = r.handoff.Close() // these only close file descriptors
 		_ = r.objects.Close()
 		r.release()
@@ -314,6 +323,8 @@ func (r *Responder) Close() {
 
 // Reasons are XDP's counters, summed over CPUs.
 func (r *Responder) Reasons() ([bpf.ReasonCount]uint64, error) {
+	r.reading.RLock()
+	defer r.reading.RUnlock()
 	return readCounters(r.objects.Counters)
 }
 

@@ -82,9 +82,6 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 		return nil, err
 	}
 	d.running.Go(func() { d.status.Run(ctx) })
-	if d.engine == nil { // which would notice
-		d.running.Go(func() { d.responder.WatchInterface(ctx, d.failed) })
-	}
 	return d, nil
 }
 
@@ -134,9 +131,10 @@ func (d *daemon) serveMetrics() error {
 
 // wait returns when ctx ends, or with the error of a part that failed.
 func (d *daemon) wait(ctx context.Context) error {
-	var lost <-chan error
+	lost := d.responder.Lost()
+	var lostQueue <-chan error
 	if d.engine != nil {
-		lost = d.engine.Lost()
+		lostQueue = d.engine.Lost()
 	}
 	select {
 	case <-ctx.Done():
@@ -144,6 +142,8 @@ func (d *daemon) wait(ctx context.Context) error {
 	case err := <-d.failed:
 		return err
 	case err := <-lost:
+		return err
+	case err := <-lostQueue:
 		return fmt.Errorf("interface %s: %w", d.responder.Interface(), err)
 	}
 }
