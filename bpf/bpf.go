@@ -6,8 +6,11 @@
 // The program is C, one header per idea: parse.h (where the headers are), options.h (TCP options),
 // cookie.h and siphash.h (what the ISN and the timestamp carry), checksum.h, reply.h (the SYN/ACK),
 // flows.h (flow tables, AF_XDP sockets), config.h (services and addresses), stats.h (counters),
-// types.h (what both sides agree on). xdptcp.c puts them together. It knows nothing of TCP after
-// the handshake.
+// limits.h (caps, lists, shield), icmp.h, kernel.h (what the host's stack has), types.h (what both
+// sides agree on). xdptcp.c puts them together. It knows nothing of TCP after the handshake.
+//
+// handoff.c is a second program, behind it at tc: it gives connections that XDP has agreed to the
+// kernel's listeners.
 //
 // The compiled objects for both byte orders are committed, so that building needs no clang.
 package bpf
@@ -38,6 +41,8 @@ type (
 	Shield = objectShield
 	// Objects are the loaded program and its maps.
 	Objects = objectObjects
+	// HandoffObjects are the loaded tcx program that hands connections to the kernel, and its maps.
+	HandoffObjects = handoffObjects
 )
 
 // Constants shared with the C side; a test compares them.
@@ -69,6 +74,30 @@ const (
 // Load reads the compiled program for this machine's byte order. Its Variables are the cfg_*
 // constants of config.h, to be set before the program is loaded into the kernel.
 func Load() (*ebpf.CollectionSpec, error) { return loadObject() }
+
+// LoadHandoff reads the compiled tcx program for this machine's byte order. Its map `counters` is to be
+// replaced by that of the XDP program. It loads on Linux 6.9 and later.
+func LoadHandoff() (*ebpf.CollectionSpec, error) { return loadHandoff() }
+
+// ShieldQuiet is how many windows of time must be quiet before a shield comes down: limits.h.
+const ShieldQuiet = 32
+
+// WindowShift is ticks to windows of time: limits.h.
+const WindowShift = 7
+
+// Raised says whether this CPU's shield is up at a tick, where off is the program's cfg_shield_off. XDP
+// changes its state only with a packet; this is what it would find. Twin of shield_guard in limits.h.
+func (s *Shield) Raised(now uint64, off uint32) bool {
+	quiet := s.Quiet
+	if passed := uint32(now>>WindowShift) - s.Epoch; passed > 0 {
+		if s.Syns < off {
+			quiet += passed
+		} else {
+			quiet = passed - 1
+		}
+	}
+	return s.Up != 0 && quiet < ShieldQuiet
+}
 
 // MACWords is a MAC address in the form of cfg_mac: halfwords, as they lie in the frame.
 func MACWords(mac [6]byte) (words [3]uint16) {

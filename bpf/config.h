@@ -16,6 +16,10 @@ const volatile __u16 cfg_window = 65535; /* window of the SYN/ACK, never 0 */
 const volatile bool cfg_partial_checksums = true;
 /* Services that the kernel serves, as a bit set; all others are the engine's. */
 const volatile __u64 cfg_kernel;
+/* What SYN/ACKs for these offer: the window scale that the kernel would choose, and of the options
+ * HS_* those that its sysctls allow. */
+const volatile __u8 cfg_kernel_wscale = 7;
+const volatile __u8 cfg_kernel_options = HS_WSCALE | HS_SACK | HS_TIMESTAMPS;
 /* Services that need no daemon once attached: the lease doesn't count for them. */
 const volatile __u64 cfg_outlive;
 /* Kernel services whose SYNs are answered only while they are many (limits.h). */

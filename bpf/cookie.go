@@ -49,7 +49,7 @@ func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, gra
 	}
 	if o.Timestamps {
 		scale := uint32(o.WScale + 1)
-		now += k.Clock
+		now += uint32(k.Clock)
 		ticks := now&^tsOptionMask | scale&tsOptionMask
 		if int32(ticks-now) > 0 {
 			ticks -= tsOptionMask + 1
@@ -97,11 +97,11 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 		return h, RedirectOpened
 	}
 	sent := o.TSEcr - uint32(peer)
-	age := int32(now + k.Clock - sent)
+	age := int32(now + uint32(k.Clock) - sent)
 	if age < -CookieSkewTicks || age >= CookieLifeTicks {
 		return Handshake{}, DropBadTimestamp
 	}
-	h.TsOffset = uint32(peer) + k.Clock
+	h.TsOffset = uint32(peer) + uint32(k.Clock)
 	if age < 0 {
 		h.TsOffset -= uint32(age)
 		age = 0
@@ -117,7 +117,7 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 
 // TimestampOffset is what our timestamps towards this peer start from.
 func TimestampOffset(k *CookieKeys, remote, local netip.AddrPort) uint32 {
-	return uint32(cookiePeer(k, remote, local)) + k.Clock
+	return uint32(cookiePeer(k, remote, local)) + uint32(k.Clock)
 }
 
 func cookiePeer(k *CookieKeys, remote, local netip.AddrPort) uint64 {

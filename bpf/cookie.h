@@ -9,10 +9,11 @@
  *                    +------------------------+---------+------+    of the hash, gen is plain
  *
  *  opts:             5..3 class of the MSS, 2..1 window scale (see below), 0 SACK permitted
- *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms) and its two lowest
- *                    bits are replaced by the low bits of the window scale, never ahead of now.
- *                    Hosts that share their keys must agree on the time too: they count from the
- *                    epoch (keys.clock) instead of from their boot.
+ *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms), or milliseconds
+ *                    where the kernel goes on with them, and its two lowest bits are replaced by
+ *                    the low bits of the window scale, never ahead of now. Hosts that share their
+ *                    keys must agree on the time too: they count from the epoch (keys.clock)
+ *                    instead of from their boot.
  *
  * peer: SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low half
  * is the offset. That must not depend on the client's ISN nor on the generation: a client that
@@ -144,7 +145,7 @@ static __always_inline __u32 cookie_mac(__u64 hash, bool timestamps)
 
 /*
  * Makes ISN and TSval for a SYN. o says what the client offered, and is changed to what it gets
- * (window scale and SACK without timestamps). irs is in network byte order, now in ticks.
+ * (window scale and SACK without timestamps). irs is in network byte order, now as TSval counts.
  */
 static __always_inline __u32 cookie_make(const struct cookie_keys *k, const struct tuple *t,
 					 __be32 irs, __u32 now, struct options *o, __u32 *tsval)
@@ -157,10 +158,7 @@ static __always_inline __u32 cookie_make(const struct cookie_keys *k, const stru
 
 	if (timestamps) {
 		__u32 scale = o->flags & HS_WSCALE ? o->wscale + 1 : 0;
-		__u32 ticks;
-
-		now += k->clock;
-		ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
+		__u32 ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
 
 		if ((__s32)(ticks - now) > 0)
 			ticks -= TS_OPTION_MASK + 1;
@@ -215,11 +213,11 @@ static __always_inline enum reason cookie_check(const struct cookie_keys *k, con
 	scale = opts >> 1 & 3;
 	if (timestamps) {
 		__u32 sent = bpf_ntohl(o->tsecr) - (__u32)peer;
-		__s32 age = now + k->clock - sent;
+		__s32 age = now - sent;
 
 		if (age < -COOKIE_SKEW_TICKS || age >= COOKIE_LIFE_TICKS)
 			return DROP_BAD_TIMESTAMP;
-		h->ts_offset = (__u32)peer + k->clock;
+		h->ts_offset = (__u32)peer + (__u32)k->clock;
 		if (age < 0) { /* made by a host whose clock is ahead: ours must not fall behind */
 			h->ts_offset -= age;
 			age = 0;

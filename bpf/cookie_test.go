@@ -476,7 +476,7 @@ func TestHostsWithTheSameKeysShareTheirClock(t *testing.T) {
 				s := f.syn(nil)
 				s.src = netip.AddrPortFrom(s.src.Addr(), uint16(50000+i))
 				o := Offer{MSS: 1460, WScale: 7, SACK: true, Timestamps: true, Remote: s.src, Local: s.dst}
-				maker.Clock = checker.Clock + uint32(c.ahead)
+				maker.Clock = checker.Clock + uint64(int64(c.ahead))
 				iss, tsval, _ := MakeCookie(maker, o, s.seq, ticks())
 				synack := packet{segment: segment{src: s.dst, dst: s.src, to: clientMAC, from: serverMAC, seq: iss}, tsval: tsval}
 				a := answer(synack, s.seq+1)

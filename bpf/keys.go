@@ -12,8 +12,8 @@ import (
 type CookieKeys struct {
 	Current   uint32        // generation that SYN/ACKs are made with
 	Valid     uint32        // bit set of generations that ACKs may name
-	Strict    uint32        // nonzero: more MAC and fewer options without timestamps, see cookie.h
-	Clock     uint32        // ticks to add to CLOCK_MONOTONIC: hosts with the same keys share their time
+	Strict    uint64        // nonzero: more MAC and fewer options without timestamps, see cookie.h
+	Clock     uint64        // ticks to add to CLOCK_MONOTONIC: hosts with the same keys share their time
 	Key       [4]SiphashKey // by generation
 	Timestamp SiphashKey    // never rotated
 }

@@ -19,7 +19,8 @@ const volatile __u32 cfg_open_cap;   /* flows opened */
 const volatile __u32 cfg_shield_on;  /* SYNs at which a shielded service is answered here */
 const volatile __u32 cfg_shield_off; /* SYNs below which a window counts as quiet */
 
-#define SHIELD_QUIET 32 /* windows, 4.3 s, that must be quiet before the shield comes down */
+#define SHIELD_QUIET  32 /* windows, 4.3 s, that must be quiet before the shield comes down */
+#define SHIELD_RAISED 16 /* windows, 2.1 s, in which the kernel's cookies come back: see guard */
 
 /* Replies by destination prefix, /24 or /48, hashed: prefixes that share a cell share the cap. */
 #define REPLY_CELLS_LOG 12
@@ -103,35 +104,54 @@ static __always_inline bool opened_enough(const struct segment *s)
 	return w && beyond(w, s->now, cfg_open_cap);
 }
 
+/* What becomes of segments for a shielded service that belong to no connection. */
+enum guard {
+	GUARD_DOWN,   /* the kernel gets them */
+	GUARD_RAISED, /* SYNs are answered; the kernel's own cookies may still be on their way back
+		       */
+	GUARD_UP,     /* all that is not valid is refused */
+};
+
 /*
  * Whether SYNs are so many that they are answered here. The shield goes up with the SYN that makes
  * them too many for one window, and down when there were few for long enough; windows without any
  * are quiet ones.
+ *
+ * A global function, because the verifier looks at those once, and forgets what they returned: it
+ * would walk the rest of the program once for each of the answers.
  */
-static __always_inline bool shield_up(const struct segment *s, bool syn)
+__noinline int shield_guard(__u64 now, __u32 syn, __u64 shielded)
 {
-	__u32 zero = 0, epoch = s->now >> WINDOW_SHIFT;
-	struct shield *d = bpf_map_lookup_elem(&shields, &zero);
+	__u32 zero = 0, epoch = now >> WINDOW_SHIFT;
+	struct shield *d;
 	__u32 passed;
 
+	if (!shielded)
+		return GUARD_UP;
+	d = bpf_map_lookup_elem(&shields, &zero);
 	if (!d)
-		return true;
+		return GUARD_UP;
 	passed = epoch - d->epoch;
 	if (passed) {
 		d->quiet = d->syns < cfg_shield_off ? d->quiet + passed : passed - 1;
 		d->epoch = epoch;
 		d->syns = 0;
 	}
+	if (d->quiet >= SHIELD_QUIET) {
+		d->quiet = SHIELD_QUIET;
+		d->up = false;
+	}
 	if (syn)
 		d->syns++;
 	if (d->syns >= cfg_shield_on) {
 		d->quiet = 0;
+		if (!d->up)
+			d->since = epoch;
 		d->up = true;
-	} else if (d->quiet >= SHIELD_QUIET) {
-		d->quiet = SHIELD_QUIET;
-		d->up = false;
 	}
-	return d->up;
+	if (!d->up)
+		return GUARD_DOWN;
+	return epoch - d->since < SHIELD_RAISED ? GUARD_RAISED : GUARD_UP;
 }
 
 /* Whether the lists keep this source out. */

@@ -26,8 +26,8 @@ type objectCookieKeys struct {
 	_         structs.HostLayout
 	Current   uint32
 	Valid     uint32
-	Strict    uint32
-	Clock     uint32
+	Strict    uint64
+	Clock     uint64
 	Key       [4]objectSipstate
 	Timestamp objectSipstate
 }
@@ -150,6 +150,7 @@ type objectShield struct {
 	Syns  uint32
 	Quiet uint32
 	Up    uint32
+	Since uint32
 }
 
 type objectSipstate struct {
@@ -191,6 +192,8 @@ const (
 	objectProgXdptcp             = "xdptcp"
 	objectVarCfgAllowOnly        = "cfg_allow_only"
 	objectVarCfgKernel           = "cfg_kernel"
+	objectVarCfgKernelOptions    = "cfg_kernel_options"
+	objectVarCfgKernelWscale     = "cfg_kernel_wscale"
 	objectVarCfgLists            = "cfg_lists"
 	objectVarCfgMac              = "cfg_mac"
 	objectVarCfgMss4             = "cfg_mss4"
@@ -289,6 +292,8 @@ type objectMapSpecs struct {
 type objectVariableSpecs struct {
 	CfgAllowOnly        *ebpf.VariableSpec `ebpf:"cfg_allow_only"`
 	CfgKernel           *ebpf.VariableSpec `ebpf:"cfg_kernel"`
+	CfgKernelOptions    *ebpf.VariableSpec `ebpf:"cfg_kernel_options"`
+	CfgKernelWscale     *ebpf.VariableSpec `ebpf:"cfg_kernel_wscale"`
 	CfgLists            *ebpf.VariableSpec `ebpf:"cfg_lists"`
 	CfgMac              *ebpf.VariableSpec `ebpf:"cfg_mac"`
 	CfgMss4             *ebpf.VariableSpec `ebpf:"cfg_mss4"`
@@ -381,6 +386,8 @@ func (m *objectMaps) Close() error {
 type objectVariables struct {
 	CfgAllowOnly        *ebpf.Variable `ebpf:"cfg_allow_only"`
 	CfgKernel           *ebpf.Variable `ebpf:"cfg_kernel"`
+	CfgKernelOptions    *ebpf.Variable `ebpf:"cfg_kernel_options"`
+	CfgKernelWscale     *ebpf.Variable `ebpf:"cfg_kernel_wscale"`
 	CfgLists            *ebpf.Variable `ebpf:"cfg_lists"`
 	CfgMac              *ebpf.Variable `ebpf:"cfg_mac"`
 	CfgMss4             *ebpf.Variable `ebpf:"cfg_mss4"`

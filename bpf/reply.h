@@ -28,7 +28,7 @@ struct reply {
 };
 
 static __always_inline void reply_options(struct reply *r, const struct options *o, __u16 mss,
-					  __u32 tsval)
+					  __u8 wscale, __u32 tsval)
 {
 	bool sack = o->flags & HS_SACK;
 	__u32 n = 0;
@@ -39,7 +39,7 @@ static __always_inline void reply_options(struct reply *r, const struct options 
 		r->option[1] = WORD_SACK_TS;
 		r->option[2] = bpf_htonl(tsval);
 		r->option[3] = o->tsval;
-		r->option[4] = WORD_WSCALE(cfg_wscale);
+		r->option[4] = WORD_WSCALE(wscale);
 		r->options = 5;
 		return;
 	}
@@ -52,7 +52,7 @@ static __always_inline void reply_options(struct reply *r, const struct options 
 		r->option[n++] = WORD_NOP_SACK;
 	}
 	if (o->flags & HS_WSCALE)
-		r->option[n++] = WORD_WSCALE(cfg_wscale);
+		r->option[n++] = WORD_WSCALE(wscale);
 	r->options = n;
 }
 

@@ -28,12 +28,12 @@ static __always_inline enum xdp_action count(enum reason why, enum xdp_action ve
  */
 #define COLD static __noinline __attribute__((cold, section(".text")))
 
-COLD int pass(enum reason why)
+__attribute__((unused)) COLD int pass(enum reason why)
 {
 	return count(why, XDP_PASS);
 }
 
-COLD int drop(enum reason why)
+__attribute__((unused)) COLD int drop(enum reason why)
 {
 	return count(why, XDP_DROP);
 }

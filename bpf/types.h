@@ -153,6 +153,7 @@ struct shield {
 	__u32 syns;  /* in the window */
 	__u32 quiet; /* windows in a row below cfg_shield_off */
 	__u32 up;
+	__u32 since; /* epoch in which it went up */
 };
 
 /* Keys of the cookie. Written so that a reader never sees a half-changed key in use: a new key
@@ -166,8 +167,8 @@ struct sipstate {
 struct cookie_keys {
 	__u32 current;			      /* generation that SYN/ACKs are made with */
 	__u32 valid;			      /* bit set of generations that ACKs may name */
-	__u32 strict;			      /* nonzero: see cookie.h */
-	__u32 clock;			      /* ticks to add to CLOCK_MONOTONIC: see cookie.h */
+	__u64 strict;			      /* nonzero: see cookie.h */
+	__u64 clock;			      /* ticks to add to CLOCK_MONOTONIC: see cookie.h */
 	struct sipstate key[KEY_GENERATIONS]; /* by generation */
 	struct sipstate timestamp;	      /* never rotated: see cookie.h */
 };

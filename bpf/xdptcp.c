@@ -115,6 +115,17 @@ static __always_inline enum reason unwelcome(const struct segment *s)
 	return denied(s) ? DROP_DENIED : 0;
 }
 
+/*
+ * The clock of a service's timestamps: ticks, or where the kernel goes on with them its
+ * milliseconds. On one clock they grow over all connections of the same ports: see cookie.h.
+ */
+static __always_inline __u32 timestamp_clock(const struct cookie_keys *k, const struct segment *s)
+{
+	if (s->services & cfg_kernel)
+		return (bpf_ktime_get_coarse_ns() + (k->clock << TICK_SHIFT)) / 1000000;
+	return s->now + k->clock;
+}
+
 static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const struct segment *s)
 {
 	struct reply r = { .ack = bpf_ntohl(s->tcp->seq) + 1, .why = TX_SYNACK };
@@ -129,15 +140,18 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 		return drop(DROP_BAD_CHECKSUM);
 	if (!syn_options(ctx, s, &o))
 		return drop(DROP_BAD_TCP);
+	if (s->services & cfg_kernel)
+		o.flags &= cfg_kernel_options;
 	if (!o.mss)
 		o.mss = s->v6 ? MSS_DEFAULT6 : MSS_DEFAULT4;
 	k = cookie_keys();
 	if (!k)
 		return drop(DROP_EXPIRED_KEY);
-	r.seq = cookie_make(k, &s->tuple, s->tcp->seq, s->now, &o, &tsval);
+	r.seq = cookie_make(k, &s->tuple, s->tcp->seq, timestamp_clock(k, s), &o, &tsval);
 	r.flags = TCP_SYN | TCP_ACK;
 	r.window = cfg_window;
-	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4, tsval);
+	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4,
+		      s->services & cfg_kernel ? cfg_kernel_wscale : cfg_wscale, tsval);
 	return send_reply(ctx, s, &r);
 }
 
@@ -157,7 +171,7 @@ static __always_inline enum reason final_ack(struct xdp_md *ctx, const struct se
 	if (!ack_options(ctx, s, &o))
 		return DROP_BAD_TCP;
 	why = cookie_check(k, &s->tuple, bpf_ntohl(s->tcp->ack_seq) - 1, bpf_ntohl(s->tcp->seq) - 1,
-			   s->now, &o, h);
+			   timestamp_clock(k, s), &o, h);
 	if (why != REDIRECT_OPENED)
 		return why;
 	if (!checksum_ok(s))
@@ -192,7 +206,8 @@ static __always_inline enum xdp_action refuse(struct xdp_md *ctx, const struct s
 static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct segment *s,
 					     const struct control *c)
 {
-	bool kernel = s->services & cfg_kernel, armed = s->services & c->armed, shield = true;
+	bool kernel = s->services & cfg_kernel, armed = s->services & c->armed;
+	int guard = GUARD_UP;
 	__u8 kind = s->flags & (TCP_SYN | TCP_ACK | TCP_RST);
 	struct handshake made = {}, *h;
 	enum reason why;
@@ -203,8 +218,8 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 			return pass(PASS_KERNEL_FLOW);
 		if (!armed)
 			return pass(PASS_DISARMED);
-		if (s->services & cfg_shield)
-			shield = shield_up(s, kind == TCP_SYN);
+		if (cfg_shield)
+			guard = shield_guard(s->now, kind == TCP_SYN, s->services & cfg_shield);
 	} else {
 		h = find_flow(c, &s->tuple);
 		if (cfg_reply_fib && h &&
@@ -219,12 +234,13 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 	if (kind == TCP_SYN) {
 		if (!armed)
 			return pass(PASS_DISARMED);
-		return shield ? answer_syn(ctx, s) : pass(PASS_PEACE);
+		if (guard == GUARD_DOWN)
+			return denied(s) ? drop(DROP_DENIED) : pass(PASS_PEACE);
+		return answer_syn(ctx, s);
 	}
 	why = kind == TCP_ACK ? final_ack(ctx, s, &made) : DROP_NO_FLOW;
-	if (why !=
-	    REDIRECT_OPENED) /* in peace, the kernel's own cookies may be on their way back */
-		return shield ? refuse(ctx, s, why) : pass(PASS_PEACE);
+	if (why != REDIRECT_OPENED) /* the kernel's own cookies may be on their way back */
+		return guard == GUARD_UP ? refuse(ctx, s, why) : pass(PASS_PEACE);
 	if (kernel)
 		return attach_record(ctx, &made) ? pass(PASS_HANDED_OVER) : drop(DROP_NO_ROOM);
 	if (cfg_reply_fib && !come_from_route(ctx, s))

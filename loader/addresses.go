@@ -32,6 +32,7 @@ type addresses struct {
 	services []Service
 	fixed    []netip.Addr // that services name
 	takeover bool
+	lenient  time.Time // until then ports may be held by the daemon that is being replaced
 	ifindex  int
 	log      *slog.Logger
 
@@ -58,10 +59,11 @@ type addresses struct {
 const retryEvery = 10 * time.Second
 
 // openAddresses reads the host's addresses, in the network namespace of the calling thread, and holds the
-// services' ports on them, unless they are to be taken over.
-func openAddresses(services []Service, dev *netdev, takeover bool, log *slog.Logger) (_ *addresses, err error) {
+// services' ports on them, unless they are to be taken over. Until the moment of leniency, a port that is taken is no
+// obstacle: a daemon that is being replaced lets go of it in time.
+func openAddresses(services []Service, dev *netdev, takeover bool, lenient time.Time, log *slog.Logger) (_ *addresses, err error) {
 	a := &addresses{
-		services: services, takeover: takeover, ifindex: dev.index, log: log, ns: netns.None(), wide: wide(services),
+		services: services, takeover: takeover, lenient: lenient, ifindex: dev.index, log: log, ns: netns.None(), wide: wide(services),
 		held:   heldPorts{ifindex: dev.index, sockets: map[netip.AddrPort]int{}},
 		served: map[netip.Addr]uint64{}, warned: map[string]bool{},
 	}
@@ -164,10 +166,14 @@ func (a *addresses) list(set uint64) map[int]Service {
 }
 
 func (a *addresses) hold(addr netip.Addr, s Service) error {
-	if a.takeover {
+	if a.takeover || s.Action == ActionKernel { // whose port the kernel's listener has
 		return nil
 	}
-	return a.held.hold(netip.AddrPortFrom(addr, s.Port))
+	err := a.held.hold(netip.AddrPortFrom(addr, s.Port))
+	if errors.As(err, new(errTaken)) && time.Now().Before(a.lenient) {
+		return nil
+	}
+	return err
 }
 
 // serve fills the maps, and from then on follows the host's addresses.

@@ -5,6 +5,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -143,6 +144,44 @@ func (a *attached) bpfLink(ifindex int) (link.Link, error) {
 	return nil, fmt.Errorf("the XDP program on %q has no BPF link: take it off with: ip link set %s xdp off", a.iface, a.iface)
 }
 
+// handoffLink finds what ties the tcx program of kernel services to the interface, if there is one: it counts in
+// the same map.
+func (a *attached) handoffLink(ifindex int) (link.Link, error) {
+	counters := a.maps["counters"]
+	if counters == nil {
+		return nil, nil
+	}
+	info, err := counters.Info()
+	if err != nil {
+		return nil, fmt.Errorf("map counters: %w", err)
+	}
+	id, _ := info.ID()
+	var it link.Iterator
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err != nil || info.Type != link.TCXType || info.TCX().Ifindex != uint32(ifindex) {
+			continue
+		}
+		prog, err := ebpf.NewProgramFromID(info.Program)
+		if err != nil {
+			continue // just gone
+		}
+		about, err := prog.Info()
+		_ = prog.Close() // only closes a file descriptor
+		if err != nil {
+			continue
+		}
+		if maps, _ := about.MapIDs(); slices.Contains(maps, id) {
+			return it.Take(), nil
+		}
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("looking for the tcx program on %q: %w", a.iface, err)
+	}
+	return nil, nil
+}
+
 func (a *attached) close() {
 	for _, m := range a.maps {
 		_ = m.Close() // only closes file descriptors
@@ -154,7 +193,8 @@ type hold struct {
 	*attached
 	shared *controlBlock
 	link   link.Link
-	keep   *lease // nil: not kept alive
+	tcx    link.Link // nil: it has no kernel services
+	keep   *lease    // nil: not kept alive
 }
 
 // take gets hold of what is attached.
@@ -167,7 +207,23 @@ func (a *attached) take(ifindex int) (_ *hold, err error) {
 		_ = h.shared.close() // nothing was written
 		return nil, err
 	}
+	if h.tcx, err = a.handoffLink(ifindex); err != nil {
+		_ = h.link.Close() // these only close file descriptors
+		_ = h.shared.close()
+		return nil, err
+	}
 	return h, nil
+}
+
+// detachHandoff takes the tcx program off, unless it was taken over.
+func (h *hold) detachHandoff() error {
+	if h.tcx == nil {
+		return nil
+	}
+	if err := h.tcx.Detach(); err != nil {
+		return fmt.Errorf("interface %q: detaching the tcx program: %w", h.iface, err)
+	}
+	return nil
 }
 
 // dismiss ends the daemon that has it. If that one is alive, its lease is renewed here from now on, so that XDP goes on
@@ -187,6 +243,9 @@ func (h *hold) release() {
 	}
 	if h.link != nil {
 		_ = h.link.Close() // only closes a file descriptor
+	}
+	if h.tcx != nil {
+		_ = h.tcx.Close()
 	}
 	_ = h.shared.close() // nothing is left that could be lost
 	h.close()

@@ -17,8 +17,8 @@ func bootTime() time.Time {
 
 // sharedClock is what makes ticks of this host's CLOCK_MONOTONIC those of every host: ticks since the
 // epoch. For CookieKeys.Clock.
-func sharedClock() uint32 {
-	return uint32(uint64(readClock(unix.CLOCK_REALTIME)-readClock(unix.CLOCK_MONOTONIC)) >> bpf.TickShift)
+func sharedClock() uint64 {
+	return uint64(readClock(unix.CLOCK_REALTIME)-readClock(unix.CLOCK_MONOTONIC)) >> bpf.TickShift
 }
 
 // readClock reads a clock, in nanoseconds.

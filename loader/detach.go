@@ -72,7 +72,7 @@ func Detach(name, pinDir string) (d Detached, err error) {
 	if err := h.link.Detach(); err != nil {
 		return d, fmt.Errorf("detach %s: %w", name, err)
 	}
-	return d, nil
+	return d, h.detachHandoff()
 }
 
 // removeIfStale removes a pin whose link is on no interface.

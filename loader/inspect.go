@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -47,6 +48,9 @@ type State struct {
 	// DeadFor is how long ago the lease ran out. 0: it holds, or its daemon gave it up.
 	DeadFor time.Duration
 	Reasons [bpf.ReasonCount]uint64
+
+	Shield   Shield // of kernel services; "": there are none
+	ShieldUp bool   // with ShieldAuto: SYNs are so many that XDP answers them
 
 	at place
 }
@@ -153,7 +157,7 @@ func (a *attached) state(ifindex int) (s State, err error) {
 	if m := a.maps["sockets"]; m != nil {
 		s.Queues = int(m.MaxEntries())
 	}
-	return s, nil
+	return s, s.readShield(a)
 }
 
 // services are those that the program was loaded for, in the order of their bits.
@@ -181,4 +185,48 @@ func readServices(rodata *ebpf.Map) ([]string, error) {
 	}
 	text, _, _ := strings.Cut(string(data[offset:offset+servicesSize]), "\x00")
 	return strings.Fields(text), nil
+}
+
+// readShield takes what the program's constants and the CPUs' state say of the shield.
+func (s *State) readShield(a *attached) error {
+	shields, rodata := a.maps["shields"], a.maps[".rodata"]
+	if shields == nil || rodata == nil {
+		return errors.New("the program is of another version of xdptcp")
+	}
+	kernel, err := readConstant(rodata, "cfg_kernel")
+	if err != nil || kernel == 0 {
+		return err
+	}
+	s.Shield = ShieldAlways
+	auto, err := readConstant(rodata, "cfg_shield")
+	if err != nil || auto == 0 {
+		return err
+	}
+	s.Shield = ShieldAuto
+	off, err := readConstant(rodata, "cfg_shield_off")
+	if err != nil {
+		return err
+	}
+	s.ShieldUp, err = readShields(shields, uint32(off))
+	return err
+}
+
+// readConstant reads a number of 4 or 8 bytes among the program's constants.
+func readConstant(rodata *ebpf.Map, name string) (uint64, error) {
+	spec, err := bpf.Load()
+	if err != nil {
+		return 0, err
+	}
+	data, err := rodata.LookupBytes(uint32(0))
+	if err != nil {
+		return 0, fmt.Errorf("map .rodata: %w", err)
+	}
+	v := spec.Variables[name]
+	if len(data) < int(v.Offset+v.Size()) {
+		return 0, errors.New("map .rodata is of another version of xdptcp")
+	}
+	if v.Size() == 8 {
+		return binary.NativeEndian.Uint64(data[v.Offset:]), nil
+	}
+	return uint64(binary.NativeEndian.Uint32(data[v.Offset:])), nil
 }

@@ -8,8 +8,11 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"time"
+
+	"github.com/xdptcp/xdptcp/bpf"
 )
 
 // MaxFlows is the largest capacity of a flow table.
@@ -34,15 +37,16 @@ type Limits struct {
 	RouteReplies bool
 }
 
-// window is the time in which XDP counts: WINDOW_SHIFT of bpf/limits.h, in ticks.
-const window = 1 << (20 + 7) * time.Nanosecond
+// window is the time in which XDP counts events: limits.h.
+const window = time.Duration(1) << (bpf.TickShift + bpf.WindowShift)
 
-// perWindow is a number per second as one per RX queue and window.
+// perWindow is a number per second on the interface as one per CPU and window. Each CPU sees its share of the
+// RX queues, if the NIC spreads packets well.
 func perWindow(perSecond, queues int) uint32 {
 	if perSecond == 0 {
 		return 0
 	}
-	n := float64(perSecond) * window.Seconds() / float64(queues)
+	n := float64(perSecond) * window.Seconds() / float64(min(queues, runtime.NumCPU()))
 	return uint32(max(1, math.Round(n)))
 }
 

@@ -15,11 +15,17 @@ import (
 // DefaultPinDir is where `xdptcp attach` pins.
 const DefaultPinDir = bpffsPath + "/xdptcp"
 
-// pinLayout is the version of what lies below a pin directory: LAYOUT/NETNS-IFINDEX/link. Names on a BPF filesystem
+// pinLayout is the version of what lies below a pin directory: LAYOUT/NETNS-IFINDEX/link, and handoff beside it. Names on a BPF filesystem
 // must not have dots in them.
 const pinLayout = "v1"
 
-// A pin is the place of a link on a BPF filesystem, which keeps program and maps alive without a process. The
+// The files of a pin: the XDP program's link, and with kernel services the tcx program's.
+const (
+	linkPin    = "link"
+	handoffPin = "handoff"
+)
+
+// A pin is the place of links on a BPF filesystem, which keep programs and maps alive without a process. The
 // zero pin is none.
 type pin struct{ dir string }
 
@@ -31,7 +37,7 @@ func pinAt(dir string, at place) pin {
 	return pin{filepath.Join(dir, pinLayout, at.String())}
 }
 
-func (p pin) path() string { return filepath.Join(p.dir, "link") }
+func (p pin) path() string { return filepath.Join(p.dir, linkPin) }
 
 // exists says whether the link is pinned, as far as this process's mount namespace shows.
 func (p pin) exists() bool {
@@ -43,7 +49,7 @@ func (p pin) exists() bool {
 }
 
 // put pins a link, in place of what was pinned there before.
-func (p pin) put(l link.Link) error {
+func (p pin) put(name string, l link.Link) error {
 	if p.dir == "" {
 		return nil
 	}
@@ -55,7 +61,7 @@ func (p pin) put(l link.Link) error {
 	if err := l.Pin(fresh); err != nil {
 		return fmt.Errorf("pin %s: %w", fresh, err)
 	}
-	if err := os.Rename(fresh, p.path()); err != nil {
+	if err := os.Rename(fresh, filepath.Join(p.dir, name)); err != nil {
 		return fmt.Errorf("pin: %w", err)
 	}
 	return nil
@@ -66,8 +72,10 @@ func (p pin) remove() error {
 	if p.dir == "" {
 		return nil
 	}
-	if err := os.Remove(p.path()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unpin: %w", err)
+	for _, name := range []string{linkPin, handoffPin} {
+		if err := os.Remove(filepath.Join(p.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("unpin: %w", err)
+		}
 	}
 	_ = os.Remove(p.dir) // unless somebody else keeps something there
 	return nil
@@ -90,7 +98,7 @@ func preparePins(dir string) error {
 }
 
 func removeStalePins(layout string) error {
-	pins, err := filepath.Glob(filepath.Join(layout, "*", "link"))
+	pins, err := filepath.Glob(filepath.Join(layout, "*", linkPin))
 	if err != nil {
 		return fmt.Errorf("pin directory %s: %w", layout, err)
 	}

@@ -15,6 +15,14 @@ import (
 	"github.com/xdptcp/xdptcp/userspace/afxdp"
 )
 
+// leniency is until when ports may be held by the daemon whose place is taken.
+func (r *Responder) leniency() time.Time {
+	if r.before == nil || !r.before.living {
+		return time.Time{}
+	}
+	return time.Now().Add(queuePatience + goPatience)
+}
+
 // queuePatience is how long a predecessor may take to close its connections and its sockets.
 const queuePatience = 15 * time.Second
 
@@ -144,10 +152,14 @@ func (r *Responder) takeOver() error {
 		if err := r.before.link.Detach(); err != nil {
 			return fmt.Errorf("interface %q: detaching the program of a dead daemon: %w", r.dev.name, err)
 		}
-		return r.attachNew()
+		return errors.Join(r.attachNew(), r.before.detachHandoff())
 	}
 	// The predecessor has closed its sockets, and stopped to rotate its keys before.
 	if err := r.inheritKeys(); err != nil {
+		return err
+	}
+	// The tcx programs are alike: each reads the records of either XDP program.
+	if err := r.takeOverHandoff(); err != nil {
 		return err
 	}
 	err := r.before.link.Update(r.objects.Xdptcp)
@@ -159,7 +171,7 @@ func (r *Responder) takeOver() error {
 	}
 	r.link, r.before.link = r.before.link, nil
 	r.mode = r.before.mode
-	return nil
+	return r.before.detachHandoff()
 }
 
 // inheritKeys goes on with the predecessor's keys, so that cookies in flight stay good. A key file has the say over that, if

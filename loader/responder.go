@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"sync"
@@ -51,6 +52,13 @@ type Options struct {
 	KeyFile string
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
+	// Shield is when XDP answers the SYNs of kernel services. "": ShieldAlways.
+	Shield Shield
+	// ShieldOn and ShieldOff are SYNs per second to all kernel services, at which ShieldAuto begins to
+	// answer, and below which it ends. 0: DefaultShieldOn, DefaultShieldOff.
+	ShieldOn, ShieldOff int
+	// Outlive keeps kernel services protected when the daemon's lease is over.
+	Outlive bool
 	// Allow and Deny name files with one address or prefix of clients to a line, which are followed when
 	// they change. "": none. With Allow, only who is listed there may connect.
 	Allow, Deny string
@@ -77,11 +85,18 @@ type Responder struct {
 	log     *slog.Logger
 	objects bpf.Objects
 	control *controlBlock
+	host    hostTCP // with kernel services, as handoff is
+	handoff bpf.HandoffObjects
 	flows   flowTable
 	sockets []*afxdp.Socket
 	mode    Mode
+	reading sync.RWMutex // of maps, which Close must not close meanwhile
 
 	detach, close sync.Once
+
+	handoffLink link.Link  // nil: no kernel services
+	lost        chan error // that the interface is gone, without an engine
+	stopWatch   func()
 
 	addresses *addresses
 	lists     *lists // nil: neither list was given
@@ -134,7 +149,12 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := opts.Limits.check(); err != nil {
 		return nil, err
 	}
-	r := &Responder{opts: opts, log: opts.Log, dismissed: make(chan string, 1)}
+	if err := checkShield(&opts); err != nil {
+		return nil, err
+	}
+	r := &Responder{
+		opts: opts, log: opts.Log, dismissed: make(chan string, 1), lost: make(chan error, 1), stopWatch: func() {},
+	}
 	r.changing, r.stopKeys = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -160,7 +180,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if r.lists, err = openLists(opts.Allow, opts.Deny, r.log); err != nil {
 		return nil, err
 	}
-	if r.addresses, err = openAddresses(opts.Services, r.dev, opts.Takeover, r.log); err != nil {
+	if r.addresses, err = openAddresses(opts.Services, r.dev, opts.Takeover, r.leniency(), r.log); err != nil {
+		return nil, err
+	}
+	if err := r.checkKernelServices(); err != nil {
 		return nil, err
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -179,6 +202,9 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	}
 	r.pin = pinAt(opts.PinDir, r.at)
 	r.succeed()
+	if len(engineServices(opts.Services)) == 0 {
+		return r, nil // what the kernel serves needs no AF_XDP
+	}
 	if r.sockets, err = r.awaitSockets(); err != nil {
 		return nil, fmt.Errorf("AF_XDP on %s: %w", r.dev.name, err)
 	}
@@ -221,6 +247,11 @@ func (r *Responder) load(first KeySet) error {
 	if err := spec.LoadAndAssign(&r.objects, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return explainLoad(err)
 	}
+	if kernelServices(r.opts.Services) != 0 {
+		if err := r.loadHandoff(); err != nil {
+			return err
+		}
+	}
 	if err := r.fillControl(len(shared) > 0); err != nil {
 		return err
 	}
@@ -261,6 +292,7 @@ func (r *Responder) spec() (*ebpf.CollectionSpec, error) {
 	}
 	r.lists.constants(constants)
 	r.opts.Limits.constants(constants, r.dev.queues)
+	maps.Copy(constants, r.kernelConstants())
 	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("XDP program: %s: %w", name, err)
@@ -320,7 +352,15 @@ func (r *Responder) Attach() error {
 		r.before = nil
 	}
 	r.changeKeys()
-	return r.pin.put(r.link)
+	if len(r.sockets) == 0 {
+		r.watch()
+	}
+	if r.handoffLink != nil {
+		if err := r.pin.put(handoffPin, r.handoffLink); err != nil {
+			return err
+		}
+	}
+	return r.pin.put(linkPin, r.link)
 }
 
 // dismiss is what happens when the control block has another owner.
@@ -350,6 +390,9 @@ func (r *Responder) changeKeys() {
 // attachNew makes a new link.
 func (r *Responder) attachNew() error {
 	var native error
+	if native = r.attachHandoff(); native != nil { // first: nothing that XDP passes with a record may miss it
+		return native
+	}
 	if r.opts.Mode != Generic {
 		if native = r.attach(link.XDPDriverMode); native == nil {
 			r.mode = Native
@@ -396,6 +439,11 @@ func (r *Responder) Detach() {
 			if err := r.link.Detach(); err != nil {
 				r.log.Error("detaching", "interface", r.dev.name, "err", err)
 			}
+			if r.handoffLink != nil { // last: no record goes unread
+				if err := r.handoffLink.Detach(); err != nil {
+					r.log.Error("detaching the tcx program", "interface", r.dev.name, "err", err)
+				}
+			}
 		}
 		_ = r.link.Close() // only closes a file descriptor
 	})
@@ -405,6 +453,10 @@ func (r *Responder) Detach() {
 func (r *Responder) Close() {
 	r.Detach()
 	r.close.Do(func() {
+		r.stopWatch()
+		if r.handoffLink != nil {
+			_ = r.handoffLink.Close() // only closes a file descriptor
+		}
 		for _, s := range r.sockets {
 			if err := s.Close(); err != nil {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
@@ -425,13 +477,18 @@ func (r *Responder) Close() {
 		if r.control != nil {
 			_ = r.control.close()
 		}
-		_ = r.objects.Close() // only closes file descriptors
+		r.reading.Lock()
+		defer r.reading.Unlock()
+		_ = r.handoff.Close() // these only close file descriptors
+		_ = r.objects.Close()
 		r.lock.release()
 	})
 }
 
 // Reasons are XDP's counters, summed over CPUs.
 func (r *Responder) Reasons() ([bpf.ReasonCount]uint64, error) {
+	r.reading.RLock()
+	defer r.reading.RUnlock()
 	return readCounters(r.objects.Counters)
 }
 

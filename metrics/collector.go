@@ -90,6 +90,7 @@ func (s scrape) about(a About) {
 	s.gauge(queues, float64(a.Queues))
 	s.gauge(flowCapacity, float64(a.FlowCapacity))
 	s.gauge(leaseHeld, number(a.Lease))
+	s.gauge(shieldUp, number(a.ShieldUp))
 	for service, armed := range a.Armed {
 		s.gauge(serviceArmed, number(armed), service)
 	}
@@ -125,10 +126,16 @@ func (s scrape) keys(k Keys) {
 
 // refusesHandshake says whether packets with this verdict were, or may have been, a SYN or a final
 // ACK. Every drop may, but two: a RST, FIN or SYN/ACK of no flow opens nothing, and a queue without
-// socket loses what is open already.
+// socket loses what is open already. So does a RST, and what the kernel would not take over.
 func refusesHandshake(r bpf.Reason) bool {
 	verdict, _ := bpf.ReasonLabels(r)
-	return r == bpf.TxReset || verdict == "drop" && r != bpf.DropNoFlow && r != bpf.DropNoSocket
+	switch r {
+	case bpf.TxReset, bpf.PassNoListener, bpf.PassNotAssigned:
+		return true
+	case bpf.DropNoFlow, bpf.DropNoSocket:
+		return false
+	}
+	return verdict == "drop"
 }
 
 func (s scrape) engine(st *userspace.Stats) {

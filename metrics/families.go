@@ -12,6 +12,7 @@ const (
 	flowCapacity
 	leaseHeld
 	serviceArmed
+	shieldUp
 
 	packets
 	synAcks
@@ -70,7 +71,7 @@ var families = [familyCount]struct {
 		"Always 1; the labels say what is running. mode=\"generic\" means that the driver has no XDP of its own and each " +
 			"packet costs an skb: a flood will hurt. Use another driver, or fewer queues or a smaller MTU if that is why it refused."},
 	queues: {"queues", nil,
-		"RX queues that have an AF_XDP socket. Connections of any other queue get no answer: their packets are dropped with reason no_socket."},
+		"RX queues that have an AF_XDP socket: none where all services are the kernel's. Connections of any other queue get no answer: their packets are dropped with reason no_socket."},
 	flowCapacity: {"flow_table_capacity", nil,
 		"Connections that XDP's flow table can hold, for each of IPv4 and IPv6."},
 	leaseHeld: {"lease_held", nil,
@@ -78,10 +79,14 @@ var families = [familyCount]struct {
 			"log says why), or the interface was taken over or detached."},
 	serviceArmed: {"service_armed", []string{"service"},
 		"1 if SYNs of the service are answered, 0 if they pass to the kernel because it was disarmed: xdptcp arm changes that."},
+	shieldUp: {"shield_up", nil,
+		"1 while SYNs of kernel services with --shield auto are so many that XDP answers them, on any CPU; else 0. At 1 there " +
+			"is a SYN flood, or --shield-on is too low for this host's honest clients."},
 
 	packets: {"packets_total", []string{"verdict", "reason"},
 		"Packets that the XDP program saw, each counted once, by verdict (pass: to the kernel; tx: answered in place; " +
-			"redirect: to the engine; drop: refused) and reason."},
+			"redirect: to the engine; drop: refused) and reason. no_listener and not_assigned are counted again, behind " +
+			"handed_over: the kernel has no listener for a kernel service, or would not take the connection."},
 	synAcks: {"synacks_total", []string{"by"},
 		"SYNs answered with a SYN/ACK, by who did it: xdp, or engine (on the flow of a connection that was over: " +
 			"a port reused in TIME-WAIT, or after a restart). If it grows much " +

@@ -44,6 +44,8 @@ type About struct {
 
 	Lease bool            // it holds; if not, packets pass to the kernel
 	Armed map[string]bool // by service: its SYNs are answered
+	// ShieldUp: the automatic shield of kernel services is up: their SYNs are answered by XDP.
+	ShieldUp bool
 }
 
 // Keys say which of the cookie's keys are in use.

@@ -262,3 +262,20 @@ func reuseAddr(_, _ string, c syscall.RawConn) error {
 	}
 	return err
 }
+
+func reusePort(_, _ string, c syscall.RawConn) error {
+	return setOption(c, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+}
+
+// smallMSS is below 536, what the kernel takes as least.
+func smallMSS(_, _ string, c syscall.RawConn) error {
+	return setOption(c, unix.SOL_TCP, unix.TCP_MAXSEG, 400)
+}
+
+func setOption(c syscall.RawConn, level, name, value int) error {
+	var err error
+	if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, value) }); e != nil {
+		return e
+	}
+	return err
+}

@@ -268,6 +268,8 @@ type report struct {
 			Alive   bool    `json:"alive"`
 			DeadFor float64 `json:"dead_for"`
 		} `json:"daemon"`
+		Shield   string `json:"shield"`
+		ShieldUp bool   `json:"shield_up"`
 	} `json:"interfaces"`
 }
 

@@ -21,22 +21,38 @@ done <<EOF
 /bin/cpio cpio
 /usr/bin/xz xz-utils
 /usr/bin/git git
-/bin/ip iproute2
+/usr/bin/ss iproute2
 /usr/sbin/bpftool bpftool
 /sbin/ethtool ethtool
+/usr/bin/wrk wrk
 EOF
+
+# Of nginx the program alone, with what it links to: its package would start a web server on this machine,
+# and again at every boot.
+nginx=/usr/local/lib/xdptcp-vmtest
+unpack=
+if [ ! -e /usr/sbin/nginx ] && [ ! -e $nginx/usr/sbin/nginx ]; then
+	unpack=nginx
+	missing="$missing libpcre2-8-0 libssl3 zlib1g libcrypt1"
+fi
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" != 0 ]; then
-	echo "missing packages:$missing; install them with: sudo apt-get install$missing" >&2
+	echo "missing packages:$missing; install them with: sudo $0" >&2
 	exit 1
 fi
-echo "installing:$missing"
+echo "installing:$missing${unpack:+, and the program of $unpack in $nginx}"
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+debs=$(mktemp -d)
+trap 'rm -rf "$log" "$debs"' EXIT
 # shellcheck disable=SC2086 # the list is meant to be split
-if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+install_missing() {
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing || return
+	[ -z "$unpack" ] ||
+		{ cd "$debs" && apt-get download -qq -o APT::Sandbox::User=root "$unpack" && dpkg -x "$debs"/*.deb $nginx; }
+}
+if ! (install_missing) >"$log" 2>&1; then
 	cat "$log" >&2
 	exit 1
 fi

@@ -61,6 +61,7 @@ type raw struct {
 	flags    byte
 	options  []byte // a multiple of 4
 	payload  []byte
+	vlan     []uint16 // tag control information, the outermost first
 }
 
 // The options of a Linux SYN; the timestamp's value is at 8.
@@ -84,6 +85,9 @@ func (r raw) frame() []byte {
 	src, dst := r.src.Addr(), r.dst.Addr()
 	binary.BigEndian.PutUint16(tcp[16:], ^sum16(pseudoHeader(src, dst, 6, len(tcp)), tcp))
 	b := append(append([]byte{}, r.to...), r.from...)
+	for _, tag := range r.vlan {
+		b = binary.BigEndian.AppendUint16(append(b, 0x81, 0x00), tag)
+	}
 	if src.Is4() {
 		ip := []byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0}
 		ip = append(append(ip, src.AsSlice()...), dst.AsSlice()...)

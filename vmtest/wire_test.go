@@ -93,6 +93,9 @@ func pseudoHeader(src, dst netip.Addr, proto byte, length int) []byte {
 // decode reads a frame; ok is false if it has no TCP in it.
 func decode(p lab.Packet) (s segment, ok bool) {
 	b := p.Data
+	for len(b) > 18 && b[12] == 0x81 && b[13] == 0x00 { // a VLAN tag
+		b = append(append([]byte{}, b[:12]...), b[16:]...)
+	}
 	s = segment{at: p.Time, outgoing: p.Outgoing, partial: p.PartialChecksum, wscale: -1}
 	var src, dst netip.Addr
 	switch {

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ func newAttach(e *env) *cobra.Command {
 		listen []string
 		mode   string
 		limits limitFlags
+		shield string
 		opts   daemonOptions
 	)
 	cmd := &cobra.Command{
@@ -36,7 +38,8 @@ the kernel within a second, and the next attach takes over. An interface with a 
 refused, unless --replace is given: then the new one takes over without a SYN unanswered, and the
 old one closes its connections and ends.
 
-Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
+Actions: ` + strings.Join(actions(), ", ") + `. With kernel the connection goes to the
+host's own stack, to whoever listens on that port.`,
 		DisableFlagsInUseLine: true,
 		Args:                  takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,6 +59,10 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 				return errUsage{fmt.Errorf("--flows %d: want 1 to %d", n, loader.MaxFlows)}
 			}
 			if opts.loader.Limits, err = limits.read(); err != nil {
+				return err
+			}
+			opts.loader.Shield = loader.Shield(shield)
+			if err := checkShield(&opts.loader); err != nil {
 				return err
 			}
 			if r := opts.loader.KeyRotation; r != 0 && r < time.Second {
@@ -103,6 +110,10 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 	flags.StringVar(&opts.loader.Allow, "allow", "", "`FILE` of addresses and prefixes that may connect, one a line; all others may not; followed when it changes")
 	flags.StringVar(&opts.loader.Deny, "deny", "", "`FILE` of addresses and prefixes that may not connect; the longest match of both lists counts")
 	limits.register(cmd)
+	flags.StringVar(&shield, "shield", string(loader.ShieldAlways), "when XDP answers the SYNs of kernel services: always, or auto: only while they are many")
+	flags.IntVar(&opts.loader.ShieldOn, "shield-on", loader.DefaultShieldOn, "with --shield auto: `SYNs` per second at which XDP begins to answer")
+	flags.IntVar(&opts.loader.ShieldOff, "shield-off", loader.DefaultShieldOff, "with --shield auto: `SYNs` per second below which XDP leaves them to the kernel again")
+	flags.BoolVar(&opts.loader.Outlive, "outlive", false, "go on protecting kernel services when this process is gone")
 	flags.BoolVar(&opts.loader.Takeover, "takeover", false, "take new connections to ports that a kernel socket holds")
 	return cmd
 }
@@ -116,7 +127,7 @@ func parseServices(listen []string) ([]loader.Service, error) {
 			return nil, errUsage{fmt.Errorf("--listen %w", err)}
 		}
 		if !known(s.Action) {
-			return nil, errUsage{fmt.Errorf("--listen %q: unknown action %q: there are %s", text, s.Action, strings.Join(services.Actions(), ", "))}
+			return nil, errUsage{fmt.Errorf("--listen %q: unknown action %q: there are %s", text, s.Action, strings.Join(actions(), ", "))}
 		}
 		list = append(list, s)
 	}
@@ -127,10 +138,20 @@ func parseServices(listen []string) ([]loader.Service, error) {
 }
 
 func known(action string) bool {
-	for _, a := range services.Actions() {
-		if a == action {
-			return true
-		}
+	return slices.Contains(actions(), action)
+}
+
+// actions are those of the engine's services, and the kernel.
+func actions() []string { return append(services.Actions(), loader.ActionKernel) }
+
+func checkShield(o *loader.Options) error {
+	switch {
+	case o.Shield != loader.ShieldAlways && o.Shield != loader.ShieldAuto:
+		return errUsage{fmt.Errorf("--shield %q: want always or auto", o.Shield)}
+	case o.ShieldOff < 1:
+		return errUsage{fmt.Errorf("--shield-off %d: want at least 1", o.ShieldOff)}
+	case o.ShieldOn <= o.ShieldOff:
+		return errUsage{fmt.Errorf("--shield-on %d: want more than --shield-off, which is %d", o.ShieldOn, o.ShieldOff)}
 	}
-	return false
+	return nil
 }

@@ -76,16 +76,21 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 	if d.responder, err = loader.Prepare(opts.loader); err != nil {
 		return nil, err
 	}
-	if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
-		return nil, err
+	if len(d.responder.Sockets()) > 0 { // with kernel services alone there are none
+		if d.engine, err = userspace.New(d.responder.EngineConfig()); err != nil {
+			return nil, err
+		}
 	}
 	d.responder.HealthCheck(func() error {
-		if ctx.Err() != nil {
-			return nil // closing, and serving what it has
+		if ctx.Err() != nil || d.engine == nil {
+			return nil // closing, and serving what it has; or nothing to be ill
 		}
 		return d.engine.Healthy()
 	})
 	d.responder.OnListsChanged(func(denied func(netip.Addr) bool) {
+		if d.engine == nil {
+			return
+		}
 		if n := d.engine.AbortFlows(denied); n > 0 {
 			log.Info("connections of clients that are denied now were reset", "connections", n)
 		}
@@ -114,6 +119,9 @@ func (d *daemon) listen() error {
 		return services.Place{Interface: d.responder.Interface(), Mode: string(d.responder.Mode())}
 	}}
 	for _, svc := range d.opts.loader.Services {
+		if svc.Action == loader.ActionKernel {
+			continue
+		}
 		ln, err := d.listenFor(svc)
 		if err != nil {
 			return err
@@ -152,6 +160,11 @@ func (d *daemon) serveMetrics(ln net.Listener) {
 // wait returns when ctx ends, or when another process has taken the interface over or detached this one, or with the
 // error of a part that failed.
 func (d *daemon) wait(ctx context.Context) error {
+	lost := d.responder.Lost()
+	var lostQueue <-chan error
+	if d.engine != nil {
+		lostQueue = d.engine.Lost()
+	}
 	select {
 	case <-ctx.Done():
 		return nil
@@ -161,7 +174,9 @@ func (d *daemon) wait(ctx context.Context) error {
 		return nil
 	case err := <-d.failed:
 		return err
-	case err := <-d.engine.Lost():
+	case err := <-lost:
+		return err
+	case err := <-lostQueue:
 		return fmt.Errorf("interface %s: %w", d.responder.Interface(), err)
 	}
 }
@@ -226,8 +241,13 @@ func (d *daemon) readyLine() string {
 // Reasons are XDP's counters: metrics.Source and services' page read them.
 func (d *daemon) Reasons() ([bpf.ReasonCount]uint64, error) { return d.responder.Reasons() }
 
-// Engine are the engine's counters.
-func (d *daemon) Engine() userspace.Stats { return d.engine.Stats() }
+// Engine are the engine's counters; zeros without an engine.
+func (d *daemon) Engine() (s userspace.Stats) {
+	if d.engine != nil {
+		s = d.engine.Stats()
+	}
+	return s
+}
 
 // Sockets are the AF_XDP sockets' counters, by queue.
 func (d *daemon) Sockets() []afxdp.Stats {
@@ -256,13 +276,17 @@ func (d *daemon) Lists() (metrics.Lists, bool) {
 
 // About says what runs.
 func (d *daemon) About() metrics.About {
-	zero := true
+	shield, err := d.responder.ShieldUp()
+	if err != nil {
+		d.log.Debug("reading the shield's state", "err", err)
+	}
+	zero := len(d.responder.Sockets()) > 0
 	for _, s := range d.responder.Sockets() {
 		zero = zero && s.ZeroCopy()
 	}
 	return metrics.About{
 		Interface: d.responder.Interface(), Mode: string(d.responder.Mode()),
 		Queues: len(d.responder.Sockets()), ZeroCopy: zero, Version: versionString(),
-		FlowCapacity: d.responder.Flows(), Lease: d.responder.Lease(), Armed: d.responder.Armed(),
+		FlowCapacity: d.responder.Flows(), Lease: d.responder.Lease(), Armed: d.responder.Armed(), ShieldUp: shield,
 	}
 }

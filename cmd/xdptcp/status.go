@@ -76,6 +76,9 @@ type statusInterface struct {
 	Armed     []string                     `json:"armed"`         // those of the services whose SYNs are answered
 	Daemon    statusDaemon                 `json:"daemon"`
 	Pin       string                       `json:"pin"` // path of the link's pin; empty if there is none to be seen
+
+	Shield   loader.Shield `json:"shield,omitempty"`    // of kernel services: always, auto
+	ShieldUp bool          `json:"shield_up,omitempty"` // with auto: SYNs are so many that XDP answers them
 }
 
 // statusDaemon is the process that serves, or did.
@@ -102,6 +105,7 @@ func statusJSON(e *env, states []loader.State, pinDir string) error {
 			Armed:  servicesThatAre(s, true),
 			Daemon: statusDaemon{PID: s.PID, Alive: s.Alive, DeadFor: s.DeadFor.Seconds()},
 			Pin:    s.Pin(pinDir),
+			Shield: s.Shield, ShieldUp: s.ShieldUp,
 		})
 	}
 	out := json.NewEncoder(e.stdout)
@@ -146,6 +150,14 @@ func statusText(e *env, states []loader.State, pinDir string) error {
 		fmt.Fprintf(w, "services\t%s\n", strings.Join(s.Services, " "))
 		if list := servicesThatAre(s, false); len(list) > 0 {
 			fmt.Fprintf(w, "disarmed\t%s\n", strings.Join(list, " "))
+		}
+		switch {
+		case s.Shield == loader.ShieldAlways:
+			fmt.Fprintf(w, "shield\talways: XDP answers the SYNs of kernel services\n")
+		case s.Shield == loader.ShieldAuto && s.ShieldUp:
+			fmt.Fprintf(w, "shield\tup: SYNs are many, XDP answers them\n")
+		case s.Shield == loader.ShieldAuto:
+			fmt.Fprintf(w, "shield\tdown: SYNs are few, the kernel answers them\n")
 		}
 		fmt.Fprintf(w, "queues\t%d\n", s.Queues)
 		fmt.Fprintf(w, "program\tid %d, loaded %s ago\n", s.ProgramID, time.Since(s.Loaded).Truncate(time.Second))
