@@ -4,7 +4,7 @@ GO        ?= go
 CLANG     := 19
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-C_FILES   := $(wildcard bpf/*.c bpf/*.h bpf/testdata/*.c bpf/testdata/*.h)
+C_FILES   := $(wildcard bpf/*.c bpf/*.h bpf/testdata/*.c bpf/testdata/*.h vmtest/flood/*.c)
 
 .PHONY: help
 help: ## list the targets
@@ -24,7 +24,7 @@ demo-stay: build ## the same, and keep the lab until Ctrl-C
 	./bin/xdptcp demo
 
 .PHONY: test
-test: deps lint generate-check unit e2e ## everything CI runs (as root)
+test: deps lint generate-check unit e2e kernels ## everything CI runs (as root)
 
 .PHONY: deps
 deps: ## install what the tests need and this machine lacks (apt)
@@ -43,8 +43,8 @@ format: ## format Go and C in place
 	clang-format-$(CLANG) -i $(C_FILES)
 
 .PHONY: generate
-generate: ## compile the BPF programs (bpf/*.o and their Go side)
-	$(GO) generate ./bpf
+generate: ## compile the BPF programs (*.o and their Go side)
+	$(GO) generate ./bpf ./vmtest/flood
 
 .PHONY: generate-check
 generate-check: ## fail if the committed BPF objects are not what their source gives
@@ -58,9 +58,17 @@ unit: ## unit tests and packet tests of the XDP program, with the race detector
 e2e: ## end-to-end tests in network namespaces, with the race detector
 	$(GO) test -race -timeout 15m ./vmtest
 
+.PHONY: kernels
+kernels: ## packet tests on Debian's 6.1 and 6.12 kernels, in QEMU
+	@vmtest/kernels.sh
+
 .PHONY: bench
 bench: ## nanoseconds per packet of the XDP program, net of the harness
 	$(GO) test -run '^$$' -bench '^BenchmarkXDP$$' ./bpf
+
+.PHONY: bench-flood
+bench-flood: build ## a SYN flood, live in a lab: answers, and honest clients beside it (as root)
+	./bin/xdptcp bench flood --rival kernel
 
 .PHONY: clean
 clean: ## remove what build made

@@ -128,10 +128,10 @@ func (p *program) deleteFlows(segments []segment) {
 // countFlow does for the sketch what whoever inserts or deletes a flow has to do.
 func (p *program) countFlow(s segment, n int32) {
 	c := testControl()
-	hash := sketchHash(&c, s.src, s.dst, bits.Len32(p.Sketch.MaxEntries())-1+3)
-	var word uint32
-	must(p.tb, p.Sketch.Lookup(hash/8, &word))
-	must(p.tb, p.Sketch.Put(hash/8, word+uint32(n)<<(hash%8*4)))
+	hash := sketchHash(&c, s.src, s.dst, bits.Len32(p.Sketch.MaxEntries())-1+4)
+	var word uint64
+	must(p.tb, p.Sketch.Lookup(hash/16, &word))
+	must(p.tb, p.Sketch.Put(hash/16, word+uint64(int64(n))<<(hash%16*4)))
 }
 
 func sketchHash(c *Control, remote, local netip.AddrPort, bits int) uint32 {

@@ -82,8 +82,8 @@ func MACWords(mac [6]byte) (words [3]uint16) {
 // memory, or the four words of an IPv6 address XORed. Twin of local_slot in config.h.
 func LocalSlot(word uint32) uint32 { return word * 0x9e3779b1 >> 22 }
 
-// SketchHash finds the counter of a flow among the 1<<bits of the sketch: word SketchHash/8 of its map,
-// 4 bits from bit SketchHash%8*4 on. Words are remote and local address as they lie in the packet, each
+// SketchHash finds the counter of a flow among the 1<<bits of the sketch: word SketchHash/16 of its map,
+// 4 bits from bit SketchHash%16*4 on. Words are remote and local address as they lie in the packet, each
 // one or four, and ports the remote and the local port likewise. Twin of sketch_hash in flows.h.
 func (c *Control) SketchHash(words []uint32, ports uint32, bits int) uint32 {
 	join := func(i int) uint64 {

@@ -32,14 +32,14 @@ struct {
 	__type(value, struct handshake);
 } flows6 SEC(".maps");
 
-/* Eight counters to a word; the loader makes them a power of two, as many as there may be flows of
- * a family. */
+/* Sixteen counters to a word of 8 bytes (values of an array lie no closer); the loader makes them a
+ * power of two, as many as there may be flows of a family. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FLOWS_DEFAULT / 8);
+	__uint(max_entries, FLOWS_DEFAULT / 16);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 } sketch SEC(".maps");
 
 const volatile __u32 cfg_sketch_shift = 64 - 18; /* 64 - log2(counters) */
@@ -72,9 +72,9 @@ static __always_inline __u32 sketch_hash(const struct control *c, const struct t
 	return x >> (cfg_sketch_shift & 63);
 }
 
-static __always_inline __u32 *sketch_word(__u32 hash)
+static __always_inline __u64 *sketch_word(__u32 hash)
 {
-	__u32 key = hash / 8;
+	__u32 key = hash / 16;
 
 	return bpf_map_lookup_elem(&sketch, &key);
 }
@@ -100,9 +100,9 @@ static __always_inline struct flow6 flow6_of(const struct tuple *t)
 static __always_inline struct handshake *find_flow(const struct control *c, const struct tuple *t)
 {
 	__u32 hash = sketch_hash(c, t);
-	__u32 *word = sketch_word(hash);
+	__u64 *word = sketch_word(hash);
 
-	if (!word || !(*word >> hash % 8 * SKETCH_BITS & 15))
+	if (!word || !(*word >> hash % 16 * SKETCH_BITS & 15))
 		return NULL;
 	if (t->v6) {
 		struct flow6 f = flow6_of(t);
@@ -118,13 +118,13 @@ static __always_inline struct handshake *find_flow(const struct control *c, cons
 static __always_inline long add_flow(const struct control *c, const struct tuple *t,
 				     const struct handshake *h)
 {
-	__u32 hash = sketch_hash(c, t), shift = hash % 8 * SKETCH_BITS;
-	__u32 *word = sketch_word(hash);
+	__u32 hash = sketch_hash(c, t), shift = hash % 16 * SKETCH_BITS;
+	__u64 *word = sketch_word(hash);
 	long err;
 
 	if (!word || (*word >> shift & 15) >= SKETCH_MAX)
 		return -E2BIG;
-	__sync_fetch_and_add(word, 1 << shift);
+	__sync_fetch_and_add(word, 1ull << shift);
 	if (t->v6) {
 		struct flow6 f = flow6_of(t);
 
@@ -135,7 +135,7 @@ static __always_inline long add_flow(const struct control *c, const struct tuple
 		err = bpf_map_update_elem(&flows4, &f, h, BPF_NOEXIST);
 	}
 	if (err)
-		__sync_fetch_and_add(word, -(1 << shift));
+		__sync_fetch_and_add(word, -(1ull << shift));
 	return err;
 }
 

@@ -184,6 +184,7 @@ const (
 	objectMapPrefixes4           = "prefixes4"
 	objectMapPrefixes6           = "prefixes6"
 	objectMapReplies             = "replies"
+	objectMapRoutes              = "routes"
 	objectMapShields             = "shields"
 	objectMapSketch              = "sketch"
 	objectMapSockets             = "sockets"
@@ -276,6 +277,7 @@ type objectMapSpecs struct {
 	Prefixes4 *ebpf.MapSpec `ebpf:"prefixes4"`
 	Prefixes6 *ebpf.MapSpec `ebpf:"prefixes6"`
 	Replies   *ebpf.MapSpec `ebpf:"replies"`
+	Routes    *ebpf.MapSpec `ebpf:"routes"`
 	Shields   *ebpf.MapSpec `ebpf:"shields"`
 	Sketch    *ebpf.MapSpec `ebpf:"sketch"`
 	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
@@ -344,6 +346,7 @@ type objectMaps struct {
 	Prefixes4 *ebpf.Map `ebpf:"prefixes4"`
 	Prefixes6 *ebpf.Map `ebpf:"prefixes6"`
 	Replies   *ebpf.Map `ebpf:"replies"`
+	Routes    *ebpf.Map `ebpf:"routes"`
 	Shields   *ebpf.Map `ebpf:"shields"`
 	Sketch    *ebpf.Map `ebpf:"sketch"`
 	Sockets   *ebpf.Map `ebpf:"sockets"`
@@ -365,6 +368,7 @@ func (m *objectMaps) Close() error {
 		m.Prefixes4,
 		m.Prefixes6,
 		m.Replies,
+		m.Routes,
 		m.Shields,
 		m.Sketch,
 		m.Sockets,

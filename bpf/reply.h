@@ -96,11 +96,28 @@ static __always_inline void reply_ip6(struct ipv6hdr *ip, __u16 tcp_len)
 	ip->saddr = source;
 }
 
-/* Asks the routing table for the way to the segment's source: 0 if there is one. It must be enabled
- * to forward on this interface, or the helper refuses. */
-static __always_inline long find_route(struct xdp_md *ctx, const struct segment *s,
-				       struct bpf_fib_lookup *fib)
+/* Room for the question to the routing table, struct bpf_fib_lookup (whose unions have no Go side):
+ * the stack has none to spare. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__uint(value_size, sizeof(struct bpf_fib_lookup));
+} routes SEC(".maps");
+
+/*
+ * Asks the routing table for the way to the segment's source; NULL if there is none. It must be
+ * enabled to forward on this interface, or the helper refuses. The engine's sockets are bound to
+ * this interface, so its services have no other.
+ */
+static __always_inline struct bpf_fib_lookup *find_route(struct xdp_md *ctx,
+							 const struct segment *s)
 {
+	__u32 zero = 0;
+	struct bpf_fib_lookup *fib = bpf_map_lookup_elem(&routes, &zero);
+
+	if (!fib)
+		return NULL;
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->ifindex = ctx->ingress_ifindex;
 	fib->l4_protocol = IPPROTO_TCP;
@@ -113,7 +130,21 @@ static __always_inline long find_route(struct xdp_md *ctx, const struct segment 
 		fib->ipv4_src = s->ip4->daddr;
 		fib->ipv4_dst = s->ip4->saddr;
 	}
-	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	if (bpf_fib_lookup(ctx, fib, sizeof(*fib), 0))
+		return NULL;
+	return fib->ifindex == ctx->ingress_ifindex || s->services & cfg_kernel ? fib : NULL;
+}
+
+/* The engine answers to the MAC address that a frame came from: make that the next hop's. */
+static __always_inline bool come_from_route(struct xdp_md *ctx, const struct segment *s)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	const struct bpf_fib_lookup *fib = find_route(ctx, s);
+
+	if (!fib || (void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return false;
+	__builtin_memcpy(eth->h_source, fib->dmac, ETH_ALEN);
+	return true;
 }
 
 static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const struct segment *s,
@@ -124,7 +155,7 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 	__u32 len = s->link_len + l3 + tcp_len;
 	__u32 old = ctx->data_end - ctx->data;
 	__u32 least = old < ETH_FRAME_MIN ? old : ETH_FRAME_MIN;
-	struct bpf_fib_lookup fib;
+	const struct bpf_fib_lookup *fib = NULL;
 	struct ethhdr *eth;
 	void *ip, *end;
 	__be32 *word;
@@ -132,8 +163,11 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 
 	if (replied_enough(s))
 		return drop(DROP_REPLY_CAP);
-	if (cfg_reply_fib && find_route(ctx, s, &fib))
-		return drop(DROP_NO_ROUTE);
+	if (cfg_reply_fib) {
+		fib = find_route(ctx, s);
+		if (!fib)
+			return drop(DROP_NO_ROUTE);
+	}
 	if (len < least)
 		len = least;
 	if (len != old && bpf_xdp_adjust_tail(ctx, (int)len - (int)old))
@@ -148,9 +182,9 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 	if ((void *)(eth + 1) > end || (void *)(word + 5) > end)
 		return drop(DROP_NO_ROOM);
 
-	if (cfg_reply_fib) {
-		__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
-		__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
+	if (fib) {
+		__builtin_memcpy(eth->h_dest, fib->dmac, ETH_ALEN);
+		__builtin_memcpy(eth->h_source, fib->smac, ETH_ALEN);
 	} else {
 		swap_macs(eth);
 	}
@@ -182,9 +216,9 @@ static __always_inline enum xdp_action send_reply(struct xdp_md *ctx, const stru
 	}
 	word[4] = 0; /* urgent pointer; checksum */
 	((struct tcphdr *)word)->check = ~csum_fold(sum);
-	if (cfg_reply_fib && fib.ifindex != ctx->ingress_ifindex) {
+	if (fib && fib->ifindex != ctx->ingress_ifindex) {
 		count(r->why == TX_SYNACK ? REDIRECT_SYNACK : r->why, XDP_TX);
-		return bpf_redirect(fib.ifindex, 0);
+		return bpf_redirect(fib->ifindex, 0);
 	}
 	return count(r->why, XDP_TX);
 }

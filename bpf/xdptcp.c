@@ -105,19 +105,26 @@ static __always_inline bool checksum_ok(const struct segment *s)
 	return cfg_partial_checksums && s->tcp->check == csum_fold(pseudo);
 }
 
+/* Why a source gets no answer, whatever it sent; 0 if it may. */
+static __always_inline enum reason unwelcome(const struct segment *s)
+{
+	if (s->v6 ? bad_source6(s->ip6) : bad_source4(s->ip4))
+		return DROP_BAD_SOURCE;
+	if (s->v6 ? land6(s->ip6) : s->ip4->saddr == s->ip4->daddr)
+		return DROP_LAND;
+	return denied(s) ? DROP_DENIED : 0;
+}
+
 static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const struct segment *s)
 {
 	struct reply r = { .ack = bpf_ntohl(s->tcp->seq) + 1, .why = TX_SYNACK };
+	enum reason why = unwelcome(s);
 	const struct cookie_keys *k;
 	struct options o = {};
 	__u32 tsval = 0;
 
-	if (s->v6 ? bad_source6(s->ip6) : bad_source4(s->ip4))
-		return drop(DROP_BAD_SOURCE);
-	if (s->v6 ? land6(s->ip6) : s->ip4->saddr == s->ip4->daddr)
-		return drop(DROP_LAND);
-	if (denied(s))
-		return drop(DROP_DENIED);
+	if (why)
+		return drop(why);
 	if (!checksum_ok(s))
 		return drop(DROP_BAD_CHECKSUM);
 	if (!syn_options(ctx, s, &o))
@@ -167,7 +174,8 @@ static __always_inline enum xdp_action refuse(struct xdp_md *ctx, const struct s
 					      enum reason why)
 {
 	if (cfg_reset &&
-	    (why == DROP_BAD_COOKIE || why == DROP_BAD_TIMESTAMP || why == DROP_EXPIRED_KEY)) {
+	    (why == DROP_BAD_COOKIE || why == DROP_BAD_TIMESTAMP || why == DROP_EXPIRED_KEY) &&
+	    !unwelcome(s)) {
 		struct reply r = { .seq = bpf_ntohl(s->tcp->ack_seq),
 				   .flags = TCP_RST,
 				   .why = TX_RESET };
@@ -199,6 +207,10 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 			shield = shield_up(s, kind == TCP_SYN);
 	} else {
 		h = find_flow(c, &s->tuple);
+		if (cfg_reply_fib && h &&
+		    (kind == TCP_SYN || bpf_ntohl(s->tcp->ack_seq) == h->iss + 1) &&
+		    !come_from_route(ctx, s))
+			return drop(DROP_NO_ROUTE);
 		if (h && kind == TCP_SYN)
 			return to_engine(ctx, REDIRECT_SYN);
 		if (h)
@@ -215,6 +227,8 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 		return shield ? refuse(ctx, s, why) : pass(PASS_PEACE);
 	if (kernel)
 		return attach_record(ctx, &made) ? pass(PASS_HANDED_OVER) : drop(DROP_NO_ROOM);
+	if (cfg_reply_fib && !come_from_route(ctx, s))
+		return drop(DROP_NO_ROUTE);
 	/* Recorded before the next packet can arrive: a first flight may be ten segments. */
 	err = add_flow(c, &s->tuple, &made);
 	if (err && err != -EEXIST) /* it does exist if another CPU was faster: as good */

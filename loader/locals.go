@@ -7,64 +7,82 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/xdptcp/xdptcp/bpf"
 )
 
-// serviceTables say which packets are ours, in the form that XDP looks it up: a set of services (bits)
-// for each port, and one for each address. A packet is for the services in both.
-type serviceTables struct {
-	ports   map[uint16]uint64 // by port
-	locals4 [bpf.LocalSlots]bpf.Local4
-	locals6 [bpf.LocalSlots]bpf.Local6
+// locals are the maps of single addresses, locals4 and locals6, and what is in them: see config.h for how
+// XDP looks an address up.
+type locals struct {
+	map4, map6 *ebpf.Map
+	slots4     [bpf.LocalSlots]bpf.Local4
+	slots6     [bpf.LocalSlots]bpf.Local6
 }
 
-func newServiceTables(services []Service, own []netip.Addr) (*serviceTables, error) {
-	t := &serviceTables{ports: map[uint16]uint64{}}
-	addrs := map[netip.Addr]uint64{}
-	for i, svc := range services {
-		bit := uint64(1) << i
-		t.ports[svc.Port] |= bit
-		if svc.Addr.IsValid() {
-			addrs[svc.Addr] |= bit
-			continue
+// put makes a set of services the one of an address; none of them takes the address out. XDP reads the
+// slots meanwhile, and may see half of what is written. So a slot's address is written while it is free, and
+// its services after that: no other address is missed or mistaken for this one.
+func (l *locals) put(a netip.Addr, services uint64) error {
+	free := -1
+	for i := range bpf.LocalProbes {
+		i = l.slot(a, i)
+		held, at := l.at(a.Is4(), i)
+		if held != 0 && at == a {
+			return l.write(a, i, services)
 		}
-		for _, a := range own {
-			addrs[a] |= bit
-		}
-	}
-	for a, set := range addrs {
-		if !t.put(a, set) {
-			return nil, fmt.Errorf("%d local addresses are too many for the lookup table: give fewer with ADDR:PORT", len(addrs))
+		if held == 0 && free < 0 {
+			free = i
 		}
 	}
-	return t, nil
+	if services == 0 {
+		return nil
+	}
+	if free < 0 {
+		return fmt.Errorf("no room for %v: its %d slots of the lookup table are taken by other addresses", a, bpf.LocalProbes)
+	}
+	if err := l.write(a, free, 0); err != nil {
+		return err
+	}
+	return l.write(a, free, services)
 }
 
-// put enters an address in one of the LocalProbes slots that XDP looks at; false: they are taken.
-func (t *serviceTables) put(a netip.Addr, set uint64) bool {
-	for i := range uint32(bpf.LocalProbes) {
-		if s4, s6 := t.slot(a, i); s4 != nil && s4.Services == 0 {
-			*s4 = bpf.Local4{Services: set, Addr: words(a)[0]}
-			return true
-		} else if s6 != nil && s6.Services == 0 {
-			*s6 = bpf.Local6{Services: set, Addr: [4]uint32(words(a))}
-			return true
-		}
-	}
-	return false
-}
-
-// slot is the i-th slot that an address may be in; one of the two is nil.
-func (t *serviceTables) slot(a netip.Addr, i uint32) (*bpf.Local4, *bpf.Local6) {
+// slot is the number of the i-th slot that an address may be in.
+func (l *locals) slot(a netip.Addr, i int) int {
 	var folded uint32
 	for _, w := range words(a) {
 		folded ^= w
 	}
-	i = (bpf.LocalSlot(folded) + i) % bpf.LocalSlots
-	if a.Is4() {
-		return &t.locals4[i], nil
+	return (int(bpf.LocalSlot(folded)) + i) % bpf.LocalSlots
+}
+
+// at is what a slot holds.
+func (l *locals) at(v4 bool, i int) (services uint64, a netip.Addr) {
+	if v4 {
+		s := &l.slots4[i]
+		return s.Services, netip.AddrFrom4([4]byte(binary.NativeEndian.AppendUint32(nil, s.Addr)))
 	}
-	return nil, &t.locals6[i]
+	s := &l.slots6[i]
+	var b []byte
+	for _, w := range s.Addr {
+		b = binary.NativeEndian.AppendUint32(b, w)
+	}
+	return s.Services, netip.AddrFrom16([16]byte(b))
+}
+
+func (l *locals) write(a netip.Addr, i int, services uint64) error {
+	var err error
+	if a.Is4() {
+		l.slots4[i] = bpf.Local4{Services: services, Addr: words(a)[0]}
+		err = l.map4.Put(uint32(i), l.slots4[i])
+	} else {
+		l.slots6[i] = bpf.Local6{Services: services, Addr: [4]uint32(words(a))}
+		err = l.map6.Put(uint32(i), l.slots6[i])
+	}
+	if err != nil {
+		return fmt.Errorf("map of local addresses: %v: %w", a, err)
+	}
+	return nil
 }
 
 // words are an address's 32-bit words as they lie in a packet: one or four.
@@ -73,24 +91,4 @@ func words(a netip.Addr) (list []uint32) {
 		list = append(list, binary.NativeEndian.Uint32(b))
 	}
 	return list
-}
-
-// write enters the tables into the maps: the addresses first, the ports that lead to them last.
-func (t *serviceTables) write(m *bpf.Objects) error {
-	for i := range uint32(bpf.LocalSlots) {
-		if err := m.Locals4.Put(i, t.locals4[i]); err != nil {
-			return fmt.Errorf("map locals4: %w", err)
-		}
-		if err := m.Locals6.Put(i, t.locals6[i]); err != nil {
-			return fmt.Errorf("map locals6: %w", err)
-		}
-	}
-	for port, set := range t.ports {
-		var be [2]byte
-		binary.BigEndian.PutUint16(be[:], port)
-		if err := m.Ports.Put(uint32(binary.NativeEndian.Uint16(be[:])), set); err != nil {
-			return fmt.Errorf("map ports: %w", err)
-		}
-	}
-	return nil
 }

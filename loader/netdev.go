@@ -5,7 +5,6 @@ package loader
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -23,7 +22,6 @@ type netdev struct {
 	mtu    int
 	queues int // RX queues in use
 	driver string
-	addrs  []netip.Addr
 }
 
 // findNetdev reads an interface of the calling thread's network namespace.
@@ -47,15 +45,6 @@ func findNetdev(name string) (*netdev, error) {
 	if d.queues > bpf.MaxQueues {
 		return nil, fmt.Errorf("interface %q has %d RX queues, xdptcp serves at most %d: reduce them with: ethtool -L %s combined %d",
 			name, d.queues, bpf.MaxQueues, name, bpf.MaxQueues)
-	}
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("interface %q: reading its addresses: %w", name, err)
-	}
-	for _, a := range addrs {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok {
-			d.addrs = append(d.addrs, ip.Unmap())
-		}
 	}
 	return d, nil
 }

@@ -10,39 +10,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holdPorts binds a kernel socket to every address and port that will be ours, and keeps it. It
+// heldPorts are bound, never listening kernel sockets on the addresses and ports that are ours. Binding
 // finds a kernel listener that has the port, and as long as it is held the kernel gives the port to
 // nobody else: not to a later listener, nor to an outgoing connection whose answers we would take.
-func holdPorts(services []Service, own []netip.Addr, ifindex int) (release func(), err error) {
-	var fds []int
-	release = func() {
-		for _, fd := range fds {
-			_ = unix.Close(fd) // nothing was ever written to it
-		}
-	}
-	for _, svc := range services {
-		addrs := own
-		if svc.Addr.IsValid() {
-			addrs = []netip.Addr{svc.Addr}
-		}
-		for _, a := range addrs {
-			fd, err := bindPort(netip.AddrPortFrom(a, svc.Port), ifindex)
-			if errors.Is(err, unix.EADDRINUSE) {
-				release()
-				return nil, fmt.Errorf("port %d is held by a kernel socket on %v: stop it (ss -tlnp 'sport = %d' names it), or take its new connections with --takeover",
-					svc.Port, a, svc.Port)
-			}
-			if err != nil {
-				release()
-				return nil, fmt.Errorf("binding %v to see whether it is free: %w", netip.AddrPortFrom(a, svc.Port), err)
-			}
-			fds = append(fds, fd)
-		}
-	}
-	return release, nil
+type heldPorts struct {
+	ifindex int
+	sockets map[netip.AddrPort]int // file descriptors
 }
 
-func bindPort(addr netip.AddrPort, ifindex int) (int, error) {
+// errTaken says that a kernel socket has an address and port.
+type errTaken struct{ at netip.AddrPort }
+
+func (e errTaken) Error() string {
+	return fmt.Sprintf("port %d is held by a kernel socket on %v: stop it (ss -tlnp 'sport = %d' names it), or take its new connections with --takeover",
+		e.at.Port(), e.at.Addr(), e.at.Port())
+}
+
+// hold binds an address and port, unless it is held already, in the calling thread's network namespace.
+func (h *heldPorts) hold(at netip.AddrPort) error {
+	if _, held := h.sockets[at]; held {
+		return nil
+	}
+	// Where SO_REUSEADDR was set on both sides, a later listener gets the port in spite of us. So it is
+	// set only where that is what it takes: sockets in TIME_WAIT don't keep the port from us.
+	fd, err := bindPort(at, h.ifindex, 0)
+	if errors.Is(err, unix.EADDRINUSE) {
+		fd, err = bindPort(at, h.ifindex, 1)
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		return errTaken{at}
+	}
+	if err != nil {
+		return fmt.Errorf("binding %v to see whether it is free: %w", at, err)
+	}
+	h.sockets[at] = fd
+	return nil
+}
+
+// release gives an address and port back to the kernel.
+func (h *heldPorts) release(at netip.AddrPort) {
+	if fd, held := h.sockets[at]; held {
+		_ = unix.Close(fd) // nothing was ever written to it
+		delete(h.sockets, at)
+	}
+}
+
+func bindPort(addr netip.AddrPort, ifindex, reuse int) (int, error) {
 	family := unix.AF_INET6
 	if addr.Addr().Is4() {
 		family = unix.AF_INET
@@ -51,10 +64,9 @@ func bindPort(addr netip.AddrPort, ifindex int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	// An address that is not (yet) the host's may be served too; sockets of ours in TIME_WAIT don't
-	// keep the port from us.
+	// An address that is not (yet) the host's may be served too.
 	opts := []struct{ level, name, value int }{
-		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, {unix.SOL_IP, unix.IP_FREEBIND, 1},
+		{unix.SOL_SOCKET, unix.SO_REUSEADDR, reuse}, {unix.SOL_IP, unix.IP_FREEBIND, 1},
 	}
 	if family == unix.AF_INET6 {
 		opts = append(opts, struct{ level, name, value int }{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})

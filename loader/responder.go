@@ -51,6 +51,10 @@ type Options struct {
 	KeyFile string
 	// Takeover takes the new connections to ports that a kernel socket holds.
 	Takeover bool
+	// Allow and Deny name files with one address or prefix of clients to a line, which are followed when
+	// they change. "": none. With Allow, only who is listed there may connect.
+	Allow, Deny string
+	Limits      Limits
 	// PinDir is a directory on a BPF filesystem where the program is pinned, so that it goes on when the
 	// process dies: services that outlive the daemon are answered, all other packets pass to the kernel, and
 	// the next Attach takes over with all flows. "": the program goes with the process.
@@ -75,10 +79,12 @@ type Responder struct {
 	control *controlBlock
 	flows   flowTable
 	sockets []*afxdp.Socket
-	release func() // of the held ports
 	mode    Mode
 
 	detach, close sync.Once
+
+	addresses *addresses
+	lists     *lists // nil: neither list was given
 
 	keyFile  *keyWatch       // nil: none
 	changing context.Context // of the keys: ends with Close, or when another is the owner
@@ -125,7 +131,10 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := CheckServices(opts.Services); err != nil {
 		return nil, err
 	}
-	r := &Responder{opts: opts, log: opts.Log, release: func() {}, dismissed: make(chan string, 1)}
+	if err := opts.Limits.check(); err != nil {
+		return nil, err
+	}
+	r := &Responder{opts: opts, log: opts.Log, dismissed: make(chan string, 1)}
 	r.changing, r.stopKeys = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -145,12 +154,14 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if !opts.Takeover {
-		release, err := holdPorts(opts.Services, r.dev.addrs, r.dev.index)
-		if err != nil {
-			return nil, err
-		}
-		r.release = release
+	if err := opts.Limits.checkForwarding(r.dev.name); err != nil {
+		return nil, err
+	}
+	if r.lists, err = openLists(opts.Allow, opts.Deny, r.log); err != nil {
+		return nil, err
+	}
+	if r.addresses, err = openAddresses(opts.Services, r.dev, opts.Takeover, r.log); err != nil {
+		return nil, err
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
@@ -206,16 +217,15 @@ func (r *Responder) load(first KeySet) error {
 	if err != nil {
 		return err
 	}
-	tables, err := newServiceTables(r.opts.Services, r.dev.addrs)
-	if err != nil {
-		return err
-	}
 	shared := r.sharedMaps(spec)
 	if err := spec.LoadAndAssign(&r.objects, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return explainLoad(err)
 	}
 	if err := r.fillControl(len(shared) > 0); err != nil {
 		return err
+	}
+	if r.opts.Limits.StrictCookies {
+		first.keys.Strict = 1
 	}
 	keys, err := newKeyring(func(k *bpf.CookieKeys) error { return r.objects.Keys.Put(uint32(0), k) }, first)
 	if err != nil {
@@ -226,7 +236,10 @@ func (r *Responder) load(first KeySet) error {
 		return err
 	}
 	r.flows = flowTable{flows4: r.objects.Flows4, flows6: r.objects.Flows6, sketch: sketch, keys: keys}
-	return tables.write(&r.objects)
+	if err := r.lists.serve(&r.objects); err != nil {
+		return err
+	}
+	return r.addresses.serve(&r.objects)
 }
 
 // spec is the program with its constants and the sizes of its maps.
@@ -235,7 +248,7 @@ func (r *Responder) spec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the compiled XDP program: %w", err)
 	}
-	for name, value := range map[string]any{
+	constants := map[string]any{
 		"cfg_mac":               bpf.MACWords([6]byte(r.dev.mac)),
 		"cfg_mss4":              uint16(r.dev.mtu - 40),
 		"cfg_mss6":              uint16(r.dev.mtu - 60),
@@ -244,15 +257,20 @@ func (r *Responder) spec() (*ebpf.CollectionSpec, error) {
 		"cfg_partial_checksums": r.PartialChecksums(),
 		"cfg_services":          describe(r.opts.Services),
 		"cfg_sketch_shift":      uint32(64 - sketchBits(r.opts.Flows)),
-	} {
+		"cfg_prefixes":          wide(r.opts.Services),
+	}
+	r.lists.constants(constants)
+	r.opts.Limits.constants(constants, r.dev.queues)
+	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("XDP program: %s: %w", name, err)
 		}
 	}
 	spec.Maps["sockets"].MaxEntries = uint32(r.dev.queues)
+	spec.Maps["lists4"].MaxEntries, spec.Maps["lists6"].MaxEntries = listRoom, listRoom
 	spec.Maps["flows4"].MaxEntries = uint32(r.opts.Flows)
 	spec.Maps["flows6"].MaxEntries = uint32(r.opts.Flows)
-	spec.Maps["sketch"].MaxEntries = 1 << sketchBits(r.opts.Flows) / 8
+	spec.Maps["sketch"].MaxEntries = 1 << sketchBits(r.opts.Flows) / 16
 	return spec, nil
 }
 
@@ -397,6 +415,10 @@ func (r *Responder) Close() {
 		if r.before != nil {
 			r.before.release()
 		}
+		if r.addresses != nil {
+			r.addresses.close()
+		}
+		r.lists.close()
 		if r.flows.sketch != nil {
 			_ = r.flows.sketch.close() // nothing is left that could be lost
 		}
@@ -404,7 +426,6 @@ func (r *Responder) Close() {
 			_ = r.control.close()
 		}
 		_ = r.objects.Close() // only closes file descriptors
-		r.release()
 		r.lock.release()
 	})
 }
@@ -486,8 +507,8 @@ func (r *Responder) Interface() string { return r.dev.name }
 // MTU is the interface's, in bytes.
 func (r *Responder) MTU() int { return r.dev.mtu }
 
-// Addrs are the interface's own addresses, when it was attached.
-func (r *Responder) Addrs() []netip.Addr { return r.dev.addrs }
+// Addrs are the host's own addresses, as they are now.
+func (r *Responder) Addrs() []netip.Addr { return r.addresses.Own() }
 
 // Flows is the capacity of each flow table.
 func (r *Responder) Flows() int { return r.opts.Flows }

@@ -18,9 +18,12 @@ func TestParseServiceReadsWhatListenTakes(t *testing.T) {
 		err  string // part of the refusal
 	}{
 		{text: ":8080=http", want: Service{Port: 8080, Action: "http"}},
-		{text: "192.0.2.1:80=echo", want: Service{Addr: netip.MustParseAddr("192.0.2.1"), Port: 80, Action: "echo"}},
-		{text: "[2001:db8::1]:443=discard", want: Service{Addr: netip.MustParseAddr("2001:db8::1"), Port: 443, Action: "discard"}},
-		{text: "[::ffff:192.0.2.1]:80=http", want: Service{Addr: netip.MustParseAddr("192.0.2.1"), Port: 80, Action: "http"}},
+		{text: "192.0.2.1:80=echo", want: Service{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Port: 80, Action: "echo"}},
+		{text: "[2001:db8::1]:443=discard", want: Service{Prefix: netip.MustParsePrefix("2001:db8::1/128"), Port: 443, Action: "discard"}},
+		{text: "[::ffff:192.0.2.1]:80=http", want: Service{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Port: 80, Action: "http"}},
+		{text: "198.51.100.0/24:443=echo", want: Service{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Port: 443, Action: "echo"}},
+		{text: "[2001:db8::/32]:443=echo", want: Service{Prefix: netip.MustParsePrefix("2001:db8::/32"), Port: 443, Action: "echo"}},
+		{text: "198.51.100.7/32:443=echo", want: Service{Prefix: netip.MustParsePrefix("198.51.100.7/32"), Port: 443, Action: "echo"}},
 		{text: ":65535=http", want: Service{Port: 65535, Action: "http"}},
 		{text: "8080=http", err: "no port"},
 		{text: ":8080", err: "no action"},
@@ -33,6 +36,12 @@ func TestParseServiceReadsWhatListenTakes(t *testing.T) {
 		{text: "[::]:80=http", err: "leave the address out"},
 		{text: "224.0.0.1:80=http", err: "no multicast"},
 		{text: "[fe80::1%eth0]:80=http", err: "zone"},
+		{text: "198.51.100.1/24:443=echo", err: "198.51.100.0/24 would be right"},
+		{text: "198.51.100.0/33:443=echo", err: "neither an IP address nor a prefix"},
+		{text: "[::ffff:198.51.100.0/120]:443=echo", err: "as IPv4"},
+		{text: "0.0.0.0/0:443=echo", err: "every address of the world"},
+		{text: "[::/0]:443=echo", err: "every address of the world"},
+		{text: "[ff00::/8]:443=echo", err: "no multicast"},
 	} {
 		got, err := ParseService(c.text)
 		switch {
@@ -50,14 +59,18 @@ func TestParseServiceReadsWhatListenTakes(t *testing.T) {
 
 func TestServicesMayNotShareAnAddressAndPort(t *testing.T) {
 	for text, ok := range map[string]bool{
-		":80=http":                            true,
-		":80=http :81=http":                   true,
-		":80=http :80=echo":                   false,
-		":80=http 192.0.2.1:80=echo":          false,
-		"192.0.2.1:80=http 192.0.2.1:80=http": false,
-		"192.0.2.1:80=http 192.0.2.2:80=echo": true,
-		"":                                    false,
-		strings.Repeat(":80=http ", 65):       false,
+		":80=http":                                     true,
+		":80=http :81=http":                            true,
+		":80=http :80=echo":                            false,
+		":80=http 192.0.2.1:80=echo":                   false,
+		"192.0.2.1:80=http 192.0.2.1:80=http":          false,
+		"192.0.2.1:80=http 192.0.2.2:80=echo":          true,
+		"192.0.2.0/24:80=http 192.0.2.2:80=echo":       true,
+		"192.0.2.0/24:80=http 192.0.2.0/24:80=echo":    false,
+		"192.0.2.0/24:80=http :80=echo":                false,
+		"192.0.2.0/24:80=http [2001:db8::/32]:80=echo": true,
+		"":                              false,
+		strings.Repeat(":80=http ", 65): false,
 	} {
 		var list []Service
 		for _, field := range strings.Fields(text) {
@@ -73,66 +86,49 @@ func TestServicesMayNotShareAnAddressAndPort(t *testing.T) {
 	}
 }
 
-// lookup is what the XDP program does: services_on_port & services_on_addr4 or 6 of config.h.
-func (t *serviceTables) lookup(a netip.Addr, port uint16) uint64 {
-	for i := range uint32(bpf.LocalProbes) {
-		switch s4, s6 := t.slot(a, i); {
-		case s4 != nil && s4.Services != 0 && s4.Addr == words(a)[0]:
-			return s4.Services & t.ports[port]
-		case s6 != nil && s6.Services != 0 && s6.Addr == [4]uint32(words(a)):
-			return s6.Services & t.ports[port]
-		}
-	}
-	return 0
-}
-
-func TestTheTablesGiveEachServiceItsPacketsAndNoOthers(t *testing.T) {
-	own := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
-	services := []Service{
-		{Port: 80, Action: "http"},
-		{Addr: netip.MustParseAddr("198.51.100.7"), Port: 443, Action: "echo"},
-	}
-	tables, err := newServiceTables(services, own)
-	if err != nil {
-		t.Fatal(err)
-	}
+// Ports on a longer prefix are its own; ports that only shorter ones have are served in it, too.
+func TestTheLongestPrefixOfAPortCounts(t *testing.T) {
+	services := parse(t, ":8080=http 198.51.100.0/24:443=echo 198.51.0.0/16:443=discard 198.51.0.0/16:80=http 198.51.100.7:443=http [2001:db8::/32]:443=echo")
 	for _, c := range []struct {
-		addr string
-		port uint16
-		want uint64
+		prefix string
+		own    bool
+		want   uint64
 	}{
-		{"192.0.2.1", 80, 1}, {"2001:db8::1", 80, 1}, {"198.51.100.7", 443, 2},
-		{"192.0.2.1", 443, 0}, {"198.51.100.7", 80, 0}, {"192.0.2.2", 80, 0}, {"192.0.2.1", 81, 0},
+		{"198.51.0.0/16", false, 0b001100},
+		{"198.51.100.0/24", false, 0b001010},
+		{"198.51.100.7/32", false, 0b011000},
+		{"198.51.100.8/32", false, 0b001010},
+		{"198.51.100.8/32", true, 0b001011},
+		{"198.51.101.8/32", false, 0b001100},
+		{"198.52.0.1/32", false, 0},
+		{"198.52.0.1/32", true, 0b000001},
+		{"2001:db8:1::/48", false, 0b100000},
+		{"2001:db9::1/128", true, 0b000001},
+		{"198.0.0.0/8", false, 0},
 	} {
-		if got := tables.lookup(netip.MustParseAddr(c.addr), c.port); got != c.want {
-			t.Errorf("%s port %d: services %b, want %b", c.addr, c.port, got, c.want)
+		if got := servicesOn(services, netip.MustParsePrefix(c.prefix), c.own); got != c.want {
+			t.Errorf("%s (own: %t): services %06b, want %06b", c.prefix, c.own, got, c.want)
 		}
 	}
 }
 
-func TestTheTablesHoldTwoHundredAddressesOfEachKind(t *testing.T) {
-	var own []netip.Addr
-	a4, a6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
-	for range 200 {
-		own = append(own, a4, a6)
-		a4, a6 = a4.Next(), a6.Next()
-	}
-	tables, err := newServiceTables([]Service{{Port: 80, Action: "http"}}, own)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range own {
-		if tables.lookup(a, 80) != 1 {
-			t.Errorf("%v is not found", a)
+func parse(t *testing.T, text string) (list []Service) {
+	t.Helper()
+	for _, field := range strings.Fields(text) {
+		s, err := ParseService(field)
+		if err != nil {
+			t.Fatal(err)
 		}
+		list = append(list, s)
 	}
+	return list
 }
 
 func TestTheProgramHasRoomToDescribeAllServices(t *testing.T) {
 	var services []Service
 	for i := range bpf.MaxServices {
 		services = append(services, Service{
-			Addr: netip.MustParseAddr("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"), Port: uint16(65535 - i), Action: "discard",
+			Prefix: netip.MustParsePrefix("2001:db8:ffff:ffff:ffff:ffff:ffff:fffe/127"), Port: uint16(65535 - i), Action: "discard",
 		})
 	}
 	text := describe(services)
@@ -145,17 +141,5 @@ func TestTheProgramHasRoomToDescribeAllServices(t *testing.T) {
 	}
 	if got := spec.Variables["cfg_services"].Size(); got != servicesSize {
 		t.Errorf("the program has %d bytes for it, the loader writes %d", got, servicesSize)
-	}
-}
-
-func TestAnAddressThatFindsNoSlotIsRefused(t *testing.T) {
-	var own []netip.Addr
-	a := netip.MustParseAddr("198.18.0.0")
-	for range 1100 { // more than there are slots
-		own = append(own, a)
-		a = a.Next()
-	}
-	if _, err := newServiceTables([]Service{{Port: 80, Action: "http"}}, own); err == nil {
-		t.Error("1100 addresses were taken into a table of 1024 slots")
 	}
 }

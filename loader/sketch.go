@@ -18,32 +18,29 @@ import (
 // sketchBits is how many bits choose one of the sketch's counters, of which there are as many as there may
 // be flows of a family, and at least a page full.
 func sketchBits(flows int) int {
-	return max(bits.Len(uint(flows-1)), bits.Len(uint(8*1024-1)))
+	return max(bits.Len(uint(flows-1)), bits.Len(uint(16*512-1)))
 }
 
 // A sketch is XDP's count of flows by hash, in memory that XDP and we share: see bpf/flows.h.
 type sketch struct {
 	control *controlBlock // its SketchKey
-	words   []uint32
+	words   []uint64
 	memory  []byte
 	bits    int
 }
 
-// The values of an array map lie 8 bytes apart, however small they are (kernel/bpf/arraymap.c).
-const sketchStride = 2 // words
-
 // openSketch maps the sketch's memory. Sound: the mapping lives until close, is as long as the map says,
 // and page-aligned; both sides change words by atomic operations only.
 func openSketch(m *ebpf.Map, control *controlBlock) (*sketch, error) {
-	size := int(m.MaxEntries()) * 4 * sketchStride
+	size := int(m.MaxEntries()) * 8
 	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map sketch: mmap: %w", err)
 	}
 	return &sketch{
 		control: control, memory: memory,
-		words: unsafe.Slice((*uint32)(unsafe.Pointer(&memory[0])), int(m.MaxEntries())*sketchStride),
-		bits:  bits.Len32(m.MaxEntries()-1) + 3,
+		words: unsafe.Slice((*uint64)(unsafe.Pointer(&memory[0])), m.MaxEntries()),
+		bits:  bits.Len32(m.MaxEntries()-1) + 4,
 	}, nil
 }
 
@@ -63,7 +60,7 @@ func (s *sketch) gone(f wire.Flow) {
 	binary.BigEndian.PutUint16(ports[:], f.RemotePort)
 	binary.BigEndian.PutUint16(ports[2:], f.LocalPort)
 	hash := s.control.SketchHash(words, binary.NativeEndian.Uint32(ports[:]), s.bits)
-	atomic.AddUint32(&s.words[hash/8*sketchStride], -(uint32(1) << (hash % 8 * 4)))
+	atomic.AddUint64(&s.words[hash/16], -(uint64(1) << (hash % 16 * 4)))
 }
 
 func (s *sketch) close() error { return unix.Munmap(s.memory) }

@@ -61,6 +61,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	s.keys(c.src.Keys())
 	s.engine(&engine)
+	if l, ok := c.src.Lists(); ok {
+		s.gauge(listEntries, float64(l.Allowed), "allow")
+		s.gauge(listEntries, float64(l.Denied), "deny")
+		s.counter(listFailures, l.Failures)
+	}
 	for queue, st := range c.src.Sockets() {
 		s.socket(strconv.Itoa(queue), &st)
 	}

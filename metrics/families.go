@@ -23,6 +23,8 @@ const (
 	keyAge
 	keyFileLoads
 	keyFailures
+	listEntries
+	listFailures
 
 	connections
 	connectionsOpened
@@ -90,8 +92,9 @@ var families = [familyCount]struct {
 		"SYNs and final ACKs refused, by xdp or the engine, and why. bad_cookie, bad_timestamp: forged or very late ACKs. " +
 			"expired_key: very late, or hosts of a fleet with different keys. table_full: raise the flow table's size. " +
 			"backlog_full: the service accepts too slowly. no_listener: the service has stopped. no_room: the driver's headroom is too small. " +
-			"bad_source, land, bad_flags, bad_tcp, bad_checksum: packets that no honest client sends. denied: by the lists. " +
-			"reply_cap, rate_limited: the limits of attach. reset: an ACK without a valid cookie, answered with RST."},
+			"denied: the lists of clients. reply_cap, rate_limited: --reply-limit, --open-limit. no_route: --reply fib found no way. " +
+			"reset: an ACK without a valid cookie, answered with RST. " +
+			"bad_source, bad_flags, bad_tcp, bad_checksum, land: packets that no honest client sends."},
 	handshakeDuration: {"handshake_duration_seconds", nil,
 		"Time from SYN/ACK to final ACK, of clients with TCP timestamps; the clock has steps of 4.2 ms. It is the network's " +
 			"round trip: if it grows, look at the path and not at this host."},
@@ -109,6 +112,12 @@ var families = [familyCount]struct {
 	keyFailures: {"cookie_key_failures_total", nil,
 		"Times that new keys were not taken: the changed key file was refused, or the rotation failed. The old keys stay. The " +
 			"log says why; each bad version of the file counts once."},
+
+	listEntries: {"list_entries", []string{"list"},
+		"Addresses and prefixes on the list of clients that may connect (allow) and on that of those that may not (deny). " +
+			"Missing if neither list was given. Who they keep out is in xdptcp_packets_total, reason denied."},
+	listFailures: {"list_failures_total", nil,
+		"Times that a list of clients changed, and could not be taken: the old one goes on, and the log says why."},
 
 	connections: {"connections", []string{"state"},
 		"Connections that the engine has: open, or waiting (closed and kept for old duplicates, TIME-WAIT and the like). " +

@@ -30,6 +30,7 @@ type fakeSource struct {
 	engine  userspace.Stats
 	sockets []afxdp.Stats
 	keys    Keys
+	lists   *Lists
 	about   About
 }
 
@@ -39,9 +40,17 @@ func (f *fakeSource) Sockets() []afxdp.Stats                    { return f.socke
 func (f *fakeSource) Keys() Keys                                { return f.keys }
 func (f *fakeSource) About() About                              { return f.about }
 
+func (f *fakeSource) Lists() (Lists, bool) {
+	if f.lists == nil {
+		return Lists{}, false
+	}
+	return *f.lists, true
+}
+
 func newFakeSource() *fakeSource {
 	return &fakeSource{
 		sockets: make([]afxdp.Stats, 2),
+		lists:   &Lists{},
 		about: About{Interface: "eth0", Mode: "native", Queues: 2, ZeroCopy: true, Version: "v1.2.3",
 			FlowCapacity: 262144, Armed: map[string]bool{":80=http": true, ":7=echo": false}},
 	}
@@ -94,6 +103,19 @@ func TestEachReasonIsExportedFromTheStart(t *testing.T) {
 	if n := strings.Count(got, "\n") + 1; n != bpf.ReasonCount {
 		t.Errorf("%d series, want one for each of %d reasons", n, bpf.ReasonCount)
 	}
+}
+
+func TestListsOfClientsAreExportedWhereThereAreSome(t *testing.T) {
+	src := newFakeSource()
+	src.lists = &Lists{Allowed: 3, Denied: 1000000, Failures: 2}
+	names := []string{"xdptcp_list_entries", "xdptcp_list_failures_total"}
+	expect(t, src, `
+xdptcp_list_entries{interface="eth0",list="allow"} 3
+xdptcp_list_entries{interface="eth0",list="deny"} 1e+06
+xdptcp_list_failures_total{interface="eth0"} 2
+`, names...)
+	src.lists = nil
+	expect(t, src, "", names...)
 }
 
 func TestHandshakesComeFromTheSameReadingAsPackets(t *testing.T) {

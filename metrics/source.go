@@ -21,8 +21,16 @@ type Source interface {
 	Sockets() []afxdp.Stats
 	// Keys say which of the cookie's keys are in use; never what they are.
 	Keys() Keys
+	// Lists are the lists of clients; ok is false if there are none.
+	Lists() (l Lists, ok bool)
 	// About says what is running. Its Interface must not change.
 	About() About
+}
+
+// Lists says what is on the lists of clients that may connect, or may not.
+type Lists struct {
+	Allowed, Denied int    // addresses and prefixes
+	Failures        uint64 // times that a list changed, and could not be taken
 }
 
 // About says what is running, and how.

@@ -73,7 +73,7 @@ type Engine struct {
 	owners owners
 
 	mu        sync.RWMutex
-	listeners map[netip.AddrPort]*Listener
+	listeners map[place]*Listener
 }
 
 // New starts an engine. It takes over the links' frames at once, but the links stay the caller's to
@@ -113,7 +113,7 @@ func New(cfg Config) (*Engine, error) {
 		clock:     newClock(),
 		stop:      make(chan struct{}),
 		lost:      make(chan error, len(cfg.Links)),
-		listeners: make(map[netip.AddrPort]*Listener),
+		listeners: make(map[place]*Listener),
 	}
 	for queue, link := range cfg.Links {
 		e.shards = append(e.shards, newShard(e, queue, link))
@@ -128,32 +128,6 @@ func New(cfg Config) (*Engine, error) {
 	e.loops.Add(1)
 	go e.sweep()
 	return e, nil
-}
-
-// Listen takes the connections to a port: those to one address, or with the zero Addr those to any
-// address that no other listener has taken. The XDP side decides which packets come at all.
-func (e *Engine) Listen(addr netip.AddrPort) (*Listener, error) {
-	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	if addr.Port() == 0 {
-		return nil, fmt.Errorf("listen %v: no port given", addr)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if _, taken := e.listeners[addr]; taken {
-		return nil, fmt.Errorf("listen %v: another listener of this engine has it", addr)
-	}
-	l := newListener(e, addr, e.cfg.Backlog)
-	e.listeners[addr] = l
-	return l, nil
-}
-
-func (e *Engine) listener(local netip.AddrPort) *Listener {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	if l := e.listeners[local]; l != nil {
-		return l
-	}
-	return e.listeners[netip.AddrPortFrom(netip.Addr{}, local.Port())]
 }
 
 // Retire leaves everything new to a successor, from when it returns until the engine is closed: handshakes and segments
@@ -183,7 +157,7 @@ func (e *Engine) Close(grace time.Duration) {
 		e.Retire()
 		e.mu.Lock()
 		listeners := e.listeners
-		e.listeners = make(map[netip.AddrPort]*Listener)
+		e.listeners = make(map[place]*Listener)
 		e.mu.Unlock()
 		for _, l := range listeners {
 			l.Close()

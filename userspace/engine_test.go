@@ -506,6 +506,45 @@ func TestAListenerIsFoundByAddressFirstAndThenByPort(t *testing.T) {
 	if got := p.engine.listener(netip.MustParseAddrPort("[2001:db8::1]:80")); got != all {
 		t.Error("the listener of the port must have all other addresses")
 	}
+	wide, err := p.engine.ListenPrefix(netip.MustParsePrefix("198.51.0.0/16"), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long, err := p.engine.ListenPrefix(netip.MustParsePrefix("198.51.100.0/24"), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := p.engine.Listen(netip.MustParseAddrPort("198.51.100.7:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v6, err := p.engine.ListenPrefix(netip.MustParsePrefix("2001:db8:51::/48"), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]*Listener{
+		"198.51.100.7:80": one, "198.51.100.8:80": long, "198.51.101.8:80": wide, "198.52.0.1:80": all,
+		"[2001:db8:51::1]:80": v6, "[2001:db8:52::1]:80": all, "198.51.100.8:81": nil,
+	} {
+		if got := p.engine.listener(netip.MustParseAddrPort(addr)); got != want {
+			t.Errorf("%s has the listener of %v, want that of %v", addr, got.place, want.place)
+		}
+	}
+	if _, err := p.engine.ListenPrefix(netip.MustParsePrefix("198.51.100.9/24"), 80); err == nil {
+		t.Error("two listeners have the same prefix and port")
+	}
+	if _, err := p.engine.ListenPrefix(netip.Prefix{}, 80); err == nil {
+		t.Error("no prefix at all is a prefix")
+	}
+	if got := long.Addr().String(); got != "198.51.100.0:80" {
+		t.Errorf("the prefix's listener is at %s", got)
+	}
+	if err := long.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.engine.listener(netip.MustParseAddrPort("198.51.100.8:80")); got != wide {
+		t.Error("where a listener is closed, the next shorter prefix must have its connections")
+	}
 	if got := p.engine.listener(netip.MustParseAddrPort("192.0.2.1:81")); got != nil {
 		t.Error("nobody listens on port 81")
 	}

@@ -11,7 +11,7 @@ import (
 // A Listener accepts the connections to one port. It is a net.Listener.
 type Listener struct {
 	engine *Engine
-	addr   netip.AddrPort
+	place  place
 	queue  chan *Conn // complete connections, waiting for Accept
 	done   chan struct{}
 	once   sync.Once
@@ -20,8 +20,8 @@ type Listener struct {
 
 var _ net.Listener = (*Listener)(nil)
 
-func newListener(e *Engine, addr netip.AddrPort, backlog int) *Listener {
-	return &Listener{engine: e, addr: addr, queue: make(chan *Conn, backlog), done: make(chan struct{})}
+func newListener(e *Engine, at place, backlog int) *Listener {
+	return &Listener{engine: e, place: at, queue: make(chan *Conn, backlog), done: make(chan struct{})}
 }
 
 // offer queues a new connection; false: the backlog is full or the listener closed.
@@ -57,8 +57,8 @@ func (l *Listener) Close() error {
 	l.once.Do(func() {
 		err = nil
 		l.engine.mu.Lock()
-		if l.engine.listeners[l.addr] == l {
-			delete(l.engine.listeners, l.addr)
+		if l.engine.listeners[l.place] == l {
+			delete(l.engine.listeners, l.place)
 		}
 		l.engine.mu.Unlock()
 		l.mu.Lock()
@@ -76,11 +76,11 @@ func (l *Listener) Close() error {
 	return err
 }
 
-// Addr is what was given to Listen: the zero address stands for all.
+// Addr is what was given to Listen, or the first address of what was given to ListenPrefix. The zero
+// address stands for all.
 func (l *Listener) Addr() net.Addr {
-	a := net.TCPAddrFromAddrPort(l.addr)
-	if !l.addr.Addr().IsValid() {
-		a.IP = net.IPv6unspecified
+	if !l.place.prefix.IsValid() {
+		return &net.TCPAddr{IP: net.IPv6unspecified, Port: int(l.place.port)}
 	}
-	return a
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.place.prefix.Addr(), l.place.port))
 }

@@ -16,6 +16,10 @@ done <<EOF
 /usr/bin/gcc gcc
 /usr/include/stdlib.h libc6-dev
 /usr/bin/curl curl
+/usr/bin/qemu-system-x86_64 qemu-system-x86
+/bin/busybox busybox-static
+/bin/cpio cpio
+/usr/bin/xz xz-utils
 /usr/bin/git git
 /bin/ip iproute2
 /usr/sbin/bpftool bpftool

@@ -24,18 +24,20 @@ func kernelEcho(t *testing.T, l *lab.Lab, addr string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return // closed
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c) // the client's test sees what is wrong
-			}()
+	go serveEcho(ln)
+}
+
+func serveEcho(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return // closed
 		}
-	}()
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c) // the client's test sees what is wrong
+		}()
+	}
 }
 
 func kernelUDPEcho(t *testing.T, l *lab.Lab, addr string) {

@@ -18,16 +18,18 @@ func newAttach(e *env) *cobra.Command {
 	var (
 		listen []string
 		mode   string
+		limits limitFlags
 		opts   daemonOptions
 	)
 	cmd := &cobra.Command{
-		Use:   "attach IFACE [--listen [ADDR]:PORT=ACTION]... [--mode auto|native|generic] [--metrics ADDR:PORT] [--replace]",
+		Use:   "attach IFACE [--listen [ADDR|PREFIX]:PORT=ACTION]... [--mode auto|native|generic] [--metrics ADDR:PORT] [--replace]",
 		Short: "answer handshakes on an interface and serve the connections, until SIGINT or SIGTERM",
 		Long: `attach puts the XDP program on IFACE and serves the connections in the foreground. When it serves,
 it prints one line that starts with "ready". SIGINT or SIGTERM close the connections and detach.
 
-Only packets to a service's port and address are taken. Without ADDR that is any of the
-interface's own addresses; with ADDR just that one. All else passes to the kernel untouched.
+Only packets to a service's port and address are taken. Without ADDR that is any of the host's own
+addresses, as they come and go; with ADDR or PREFIX just those, whether the host has them or not. Of
+several services on a port the one with the longest prefix counts. All else passes to the kernel untouched.
 
 The program is pinned, so that it survives its daemon: when that one dies or hangs, packets pass to
 the kernel within a second, and the next attach takes over. An interface with a living xdptcp is
@@ -50,8 +52,11 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 			default:
 				return errUsage{fmt.Errorf("--mode %q: want auto, native or generic", mode)}
 			}
-			if opts.loader.Flows < 1 {
-				return errUsage{fmt.Errorf("--flows %d: want at least 1", opts.loader.Flows)}
+			if n := opts.loader.Flows; n < 1 || n > loader.MaxFlows {
+				return errUsage{fmt.Errorf("--flows %d: want 1 to %d", n, loader.MaxFlows)}
+			}
+			if opts.loader.Limits, err = limits.read(); err != nil {
+				return err
 			}
 			if r := opts.loader.KeyRotation; r != 0 && r < time.Second {
 				return errUsage{fmt.Errorf("--key-rotation %v: want at least 1s, or 0 for never: a client has one to two periods to finish its handshake", r)}
@@ -74,6 +79,11 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 			for _, advice := range d.responder.Advice() {
 				e.log.Info(advice, "interface", d.responder.Interface())
 			}
+			if bytes, err := d.responder.FlowMemory(); err != nil {
+				e.log.Warn("memory of the flow tables", "err", err)
+			} else {
+				e.log.Info("memory of the flow tables, as the kernel counts it", "flows", 2*d.responder.Flows(), "bytes", bytes)
+			}
 			if _, err := fmt.Fprintln(e.stdout, d.readyLine()); err != nil {
 				return err
 			}
@@ -81,15 +91,18 @@ Actions: ` + strings.Join(services.Actions(), ", ") + `.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVar(&listen, "listen", []string{":8080=http"}, "a service, `[ADDR]:PORT=ACTION`; may be repeated")
+	flags.StringArrayVar(&listen, "listen", []string{":8080=http"}, "a service, `[ADDR|PREFIX]:PORT=ACTION`; may be repeated")
 	flags.StringVar(&mode, "mode", "auto", "how to run XDP: auto, native or generic; auto falls back to generic with a warning")
 	flags.StringVar(&opts.metrics, "metrics", "127.0.0.1:9400", "`ADDR:PORT` for Prometheus; empty for none")
-	flags.IntVar(&opts.loader.Flows, "flows", loader.DefaultFlows, "`capacity` of each flow table, IPv4 and IPv6")
+	flags.IntVar(&opts.loader.Flows, "flows", loader.DefaultFlows, "`capacity` of each flow table, IPv4 and IPv6; at most 10000000")
 	flags.DurationVar(&opts.loader.KeyRotation, "key-rotation", loader.DefaultKeyRotation, "`period` after which the cookie's key changes; 0 for never")
 	flags.StringVar(&opts.loader.KeyFile, "keys", "", "key `FILE` that all hosts of a shared address have; followed when it changes; see xdptcp keys --help")
 	flags.StringVar(&opts.loader.PinDir, "pin", loader.DefaultPinDir, pinHelp)
 	flags.BoolVar(&opts.loader.Replace, "replace", false, "take the place of the xdptcp on IFACE, without a SYN unanswered")
 	flags.BoolVar(&opts.loader.Disarmed, "disarmed", false, "leave all SYNs to the kernel until xdptcp arm")
+	flags.StringVar(&opts.loader.Allow, "allow", "", "`FILE` of addresses and prefixes that may connect, one a line; all others may not; followed when it changes")
+	flags.StringVar(&opts.loader.Deny, "deny", "", "`FILE` of addresses and prefixes that may not connect; the longest match of both lists counts")
+	limits.register(cmd)
 	flags.BoolVar(&opts.loader.Takeover, "takeover", false, "take new connections to ports that a kernel socket holds")
 	return cmd
 }

@@ -85,6 +85,11 @@ func startDaemon(opts daemonOptions, log *slog.Logger) (_ *daemon, err error) {
 		}
 		return d.engine.Healthy()
 	})
+	d.responder.OnListsChanged(func(denied func(netip.Addr) bool) {
+		if n := d.engine.AbortFlows(denied); n > 0 {
+			log.Info("connections of clients that are denied now were reset", "connections", n)
+		}
+	})
 	d.status = services.NewStatus(d)
 	if err := d.listen(); err != nil {
 		return nil, err
@@ -109,7 +114,7 @@ func (d *daemon) listen() error {
 		return services.Place{Interface: d.responder.Interface(), Mode: string(d.responder.Mode())}
 	}}
 	for _, svc := range d.opts.loader.Services {
-		ln, err := d.engine.Listen(netip.AddrPortFrom(svc.Addr, svc.Port))
+		ln, err := d.listenFor(svc)
 		if err != nil {
 			return err
 		}
@@ -125,6 +130,13 @@ func (d *daemon) listen() error {
 		})
 	}
 	return nil
+}
+
+func (d *daemon) listenFor(svc loader.Service) (*userspace.Listener, error) {
+	if svc.Prefix.IsValid() {
+		return d.engine.ListenPrefix(svc.Prefix, svc.Port)
+	}
+	return d.engine.Listen(netip.AddrPortFrom(netip.Addr{}, svc.Port))
 }
 
 func (d *daemon) serveMetrics(ln net.Listener) {
@@ -234,6 +246,12 @@ func (d *daemon) Sockets() []afxdp.Stats {
 func (d *daemon) Keys() metrics.Keys {
 	k := d.responder.Keys()
 	return metrics.Keys{Generation: k.Generation, Accepted: k.Accepted, Age: k.Age, Loads: k.Loads, Failures: k.Failures}
+}
+
+// Lists are the lists of clients.
+func (d *daemon) Lists() (metrics.Lists, bool) {
+	l := d.responder.Lists()
+	return metrics.Lists{Allowed: l.Allowed, Denied: l.Denied, Failures: l.Failures}, l.Given
 }
 
 // About says what runs.

@@ -3,7 +3,7 @@
 // Command xdptcp answers TCP handshakes in XDP and serves the connections in Go.
 //
 // Noun commands (status, doctor, keys list, version) change nothing; verb commands (attach, detach, arm, disarm,
-// keys add, demo) do.
+// keys add, demo, bench) do.
 package main
 
 import (
@@ -106,6 +106,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not attached, 4 attached but degraded (gen
 		newDoctor(e),
 		newKeys(e),
 		newDemo(e),
+		newBench(e),
 		newVersion(e),
 	)
 	return root

@@ -5,6 +5,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +55,14 @@ func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
 		{"status --log-format xml", `--log-format "xml"`},
 		{"demo now", `"now" is too much`},
 		{"version now", `"now" is too much`},
+		{"bench frob", `no such benchmark: "frob": there is flood`},
+		{"bench flood eth0", `"eth0" is too much`},
+		{"bench flood --duration 0s", "--duration 0s: want more than nothing"},
+		{"bench flood --duration 61s", "at most 1m0s"},
+		{"bench flood --rounds 0", "--rounds 0"},
+		{"bench flood --rates 1M,fast", `rate "fast"`},
+		{"bench flood --rates 101M", `rate "101M"`},
+		{"bench flood --rival nginx", `--rival "nginx": there is kernel`},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(context.Background(), strings.Fields(c.args), &stdout, &stderr)
@@ -69,6 +79,14 @@ func TestAnInterfaceThatIsNotThereIsNamedTogetherWithThoseThatAre(t *testing.T) 
 		if code != exitError || !strings.Contains(stderr.String(), `no such interface: "nosuch0" (there are: lo`) {
 			t.Errorf("%s: code %d, %q", verb, code, &stderr)
 		}
+	}
+}
+
+// What is flooded is the command's own business: it must stay impossible to aim it.
+func TestNoFlagOfTheFloodNamesAnInterfaceOrAnAddress(t *testing.T) {
+	flags := regexp.MustCompile(`--[a-z0-9-]+`).FindAllString(newBenchFlood(&env{}).LocalFlags().FlagUsages(), -1)
+	if want := []string{"--6", "--duration", "--json", "--rates", "--rival", "--rounds"}; !slices.Equal(flags, want) {
+		t.Errorf("the flags are %v, known to be harmless are %v", flags, want)
 	}
 }
 
