@@ -160,7 +160,7 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if r.lists, err = openLists(opts.Allow, opts.Deny, r.log); err != nil {
 		return nil, err
 	}
-	if r.addresses, err = openAddresses(opts.Services, r.dev, opts.Takeover, r.log); err != nil {
+	if r.addresses, err = openAddresses(opts.Services, r.before.held(), r.dev, opts.Takeover, r.log); err != nil {
 		return nil, err
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -320,6 +320,7 @@ func (r *Responder) Attach() error {
 		r.before = nil
 	}
 	r.changeKeys()
+	r.addresses.start()
 	return r.pin.put(r.link)
 }
 
@@ -405,6 +406,9 @@ func (r *Responder) Detach() {
 func (r *Responder) Close() {
 	r.Detach()
 	r.close.Do(func() {
+		if r.addresses != nil {
+			r.addresses.close() // before the sockets: a successor waits for those, and then needs the ports
+		}
 		for _, s := range r.sockets {
 			if err := s.Close(); err != nil {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
@@ -414,9 +418,6 @@ func (r *Responder) Close() {
 		r.keys.Wait()
 		if r.before != nil {
 			r.before.release()
-		}
-		if r.addresses != nil {
-			r.addresses.close()
 		}
 		r.lists.close()
 		if r.flows.sketch != nil {

@@ -173,6 +173,13 @@ func TestAReplacementTakesLinkPinAndFlowTablesOver(t *testing.T) {
 	if xdpProgram(t, l.Server) == id {
 		t.Error("the program is the old one")
 	}
+	eventually(t, "the ports are held again", func() bool {
+		ln, err := l.Server.Listen("tcp", families(l)[0].addr(8080))
+		if err == nil {
+			ln.Close()
+		}
+		return err != nil
+	})
 	d.signal(unix.SIGKILL)
 	if xdpProgram(t, l.Server) == 0 {
 		t.Error("the program did not outlive its daemon")
