@@ -32,7 +32,7 @@ type addresses struct {
 	services []Service
 	fixed    []netip.Addr // that services name
 	takeover bool
-	lenient  time.Time // until then ports may be held by the daemon that is being replaced
+	before   []Service // of a daemon whose place we take: it holds their ports, until follow
 	ifindex  int
 	log      *slog.Logger
 
@@ -59,11 +59,10 @@ type addresses struct {
 const retryEvery = 10 * time.Second
 
 // openAddresses reads the host's addresses, in the network namespace of the calling thread, and holds the
-// services' ports on them, unless they are to be taken over. Until the moment of leniency, a port that is taken is no
-// obstacle: a daemon that is being replaced lets go of it in time.
-func openAddresses(services []Service, dev *netdev, takeover bool, lenient time.Time, log *slog.Logger) (_ *addresses, err error) {
+// services' ports on them, unless they are to be taken over, or are held by a daemon that serves them before.
+func openAddresses(services, before []Service, dev *netdev, takeover bool, log *slog.Logger) (_ *addresses, err error) {
 	a := &addresses{
-		services: services, takeover: takeover, lenient: lenient, ifindex: dev.index, log: log, ns: netns.None(), wide: wide(services),
+		services: services, before: before, takeover: takeover, ifindex: dev.index, log: log, ns: netns.None(), wide: wide(services),
 		held:   heldPorts{ifindex: dev.index, sockets: map[netip.AddrPort]int{}},
 		served: map[netip.Addr]uint64{}, warned: map[string]bool{},
 	}
@@ -170,13 +169,24 @@ func (a *addresses) hold(addr netip.Addr, s Service) error {
 		return nil
 	}
 	err := a.held.hold(netip.AddrPortFrom(addr, s.Port))
-	if errors.As(err, new(errTaken)) && time.Now().Before(a.lenient) {
+	if taken := (errTaken{}); errors.As(err, &taken) && a.servedBefore(addr, s.Port) {
 		return nil
 	}
 	return err
 }
 
-// serve fills the maps, and from then on follows the host's addresses.
+// servedBefore says whether the daemon before serves a port on an address: whoever holds it, its packets are ours already.
+func (a *addresses) servedBefore(addr netip.Addr, port uint16) bool {
+	set := servicesOn(a.before, hostPrefix(addr), a.own[addr])
+	for i, s := range a.before {
+		if set>>i&1 != 0 && s.Port == port {
+			return true
+		}
+	}
+	return false
+}
+
+// serve fills the maps.
 func (a *addresses) serve(m *bpf.Objects) error {
 	a.locals.map4, a.locals.map6 = m.Locals4, m.Locals6
 	a.prefixes = trie{m.Prefixes4, m.Prefixes6}
@@ -199,12 +209,19 @@ func (a *addresses) serve(m *bpf.Objects) error {
 			return fmt.Errorf("map ports: %w", err)
 		}
 	}
+	return nil
+}
+
+// start follows the host's addresses, from the moment that they were read. The ports that a daemon before has held are free
+// now: they are held like all others.
+func (a *addresses) start() {
+	a.before = nil
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	changed := make(chan struct{}, 1)
+	changed <- struct{}{}
 	a.running.Go(func() { a.listen(ctx, changed) })
 	a.running.Go(func() { a.follow(ctx, changed) })
-	return nil
 }
 
 // listen turns notifications into a flag.

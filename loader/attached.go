@@ -236,6 +236,23 @@ func (h *hold) dismiss(owner uint64, pid int) {
 	}
 }
 
+// held are the services whose ports its daemon holds; nil has none.
+func (h *hold) held() (list []Service) {
+	if h == nil {
+		return nil
+	}
+	texts, err := h.services()
+	if err != nil {
+		return nil // of another version: its ports are found to be taken
+	}
+	for _, text := range texts {
+		if s, err := ParseService(text); err == nil {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 // release lets go of it, as it is.
 func (h *hold) release() {
 	if h.keep != nil {

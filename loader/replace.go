@@ -15,14 +15,6 @@ import (
 	"github.com/xdptcp/xdptcp/userspace/afxdp"
 )
 
-// leniency is until when ports may be held by the daemon whose place is taken.
-func (r *Responder) leniency() time.Time {
-	if r.before == nil || !r.before.living {
-		return time.Time{}
-	}
-	return time.Now().Add(queuePatience + goPatience)
-}
-
 // queuePatience is how long a predecessor may take to close its connections and its sockets.
 const queuePatience = 15 * time.Second
 

@@ -180,7 +180,7 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if r.lists, err = openLists(opts.Allow, opts.Deny, r.log); err != nil {
 		return nil, err
 	}
-	if r.addresses, err = openAddresses(opts.Services, r.dev, opts.Takeover, r.leniency(), r.log); err != nil {
+	if r.addresses, err = openAddresses(opts.Services, r.before.held(), r.dev, opts.Takeover, r.log); err != nil {
 		return nil, err
 	}
 	if err := r.checkKernelServices(); err != nil {
@@ -352,6 +352,7 @@ func (r *Responder) Attach() error {
 		r.before = nil
 	}
 	r.changeKeys()
+	r.addresses.start()
 	if len(r.sockets) == 0 {
 		r.watch()
 	}
@@ -457,6 +458,9 @@ func (r *Responder) Close() {
 		if r.handoffLink != nil {
 			_ = r.handoffLink.Close() // only closes a file descriptor
 		}
+		if r.addresses != nil {
+			r.addresses.close() // before the sockets: a successor waits for those, and then needs the ports
+		}
 		for _, s := range r.sockets {
 			if err := s.Close(); err != nil {
 				r.log.Warn("closing an AF_XDP socket", "err", err)
@@ -466,9 +470,6 @@ func (r *Responder) Close() {
 		r.keys.Wait()
 		if r.before != nil {
 			r.before.release()
-		}
-		if r.addresses != nil {
-			r.addresses.close()
 		}
 		r.lists.close()
 		if r.flows.sketch != nil {

@@ -148,15 +148,14 @@ func TestAReplacementLeavesNoSYNUnansweredAndNoClientAlone(t *testing.T) {
 func TestCookiesOfADaemonAreGoodForTheOneThatReplacesIt(t *testing.T) {
 	t.Parallel()
 	l := lab.ForTest(t, lab.Options{})
-	d := attach(t, l, "--listen", ":7=echo", "--key-rotation", "1s")
-	for range 2 {
-		time.Sleep(1100 * time.Millisecond) // so that there are two keys
-		early := strangers(t, l, 10)
-		d = replace(t, l, d, "--listen", ":7=echo", "--key-rotation", "1h", "--flows", "5000")
-		d.finish(early, "redirect", "opened")
-		d.finish(strangers(t, l, 20), "redirect", "opened")
-		d = replace(t, l, d, "--listen", ":7=echo", "--key-rotation", "1s")
-	}
+	const rotation = 4 * time.Second // cookies without timestamps live as long at least, and a replacement must not take longer
+	services := []string{"--listen", ":7=echo", "--key-rotation"}
+	d := attach(t, l, append(services, rotation.String())...)
+	time.Sleep(rotation + 100*time.Millisecond) // so that there are two keys
+	early := strangers(t, l, 10)
+	d = replace(t, l, d, append(services, "1h", "--flows", "5000")...)
+	d.finish(early, "redirect", "opened")
+	d.finish(strangers(t, l, 20), "redirect", "opened")
 }
 
 func TestAReplacementTakesLinkPinAndFlowTablesOver(t *testing.T) {
@@ -174,6 +173,13 @@ func TestAReplacementTakesLinkPinAndFlowTablesOver(t *testing.T) {
 	if xdpProgram(t, l.Server) == id {
 		t.Error("the program is the old one")
 	}
+	eventually(t, "the ports are held again", func() bool {
+		ln, err := l.Server.Listen("tcp", families(l)[0].addr(8080))
+		if err == nil {
+			ln.Close()
+		}
+		return err != nil
+	})
 	d.signal(unix.SIGKILL)
 	if xdpProgram(t, l.Server) == 0 {
 		t.Error("the program did not outlive its daemon")

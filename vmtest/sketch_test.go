@@ -39,11 +39,12 @@ func sketched(t *testing.T, h *lab.Host) (n uint32) {
 			if mi, err := m.Info(); err != nil || mi.Name != "sketch" {
 				continue
 			}
-			var key, word uint32
+			var key uint32
+			var word uint64
 			it := m.Iterate()
 			for it.Next(&key, &word) {
 				for ; word != 0; word >>= 4 {
-					n += word & 15
+					n += uint32(word & 15)
 				}
 			}
 			return it.Err()
