@@ -15,12 +15,14 @@ import (
 )
 
 // ticks is the program's clock: the coarse monotonic one.
-func ticks() uint32 {
+func ticks() uint32 { return uint32(clock()) }
+
+func clock() uint64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
 		panic(err)
 	}
-	return uint32(uint64(ts.Nano()) >> TickShift)
+	return uint64(ts.Nano()) >> TickShift
 }
 
 // finalAck sends a SYN from a client's port and makes the ACK that a client answers the SYN/ACK with.

@@ -116,8 +116,8 @@ func checkSynAck(t *testing.T, f family, s segment, r result, want string) packe
 	if f.name == "IPv6" {
 		fragment = 0
 	}
-	if p.ttl != 64 || p.tos != 0 || p.id != 0 || p.flow != 0 || p.fragment != fragment {
-		t.Errorf("IP header: ttl %d tos %d id %d flow label %d fragment field %#x", p.ttl, p.tos, p.id, p.flow, p.fragment)
+	if p.ttl != 64 || p.tos != 0 || p.id != 0 || p.label != 0 || p.fragment != fragment {
+		t.Errorf("IP header: ttl %d tos %d id %d flow label %d fragment field %#x", p.ttl, p.tos, p.id, p.label, p.fragment)
 	}
 	if p.ack != s.seq+1 {
 		t.Errorf("acknowledges %#x, want %#x", p.ack, s.seq+1)
