@@ -188,6 +188,7 @@ type family struct {
 	name                  string
 	client, server, other netip.AddrPort // other: ours too, with other services
 	established           netip.AddrPort // where there is a client of a flow, its end
+	tags                  []tag
 	ipLen                 int
 	defaultMSS            uint16
 	ourMSS                uint16
@@ -212,9 +213,22 @@ var families = []family{
 	},
 }
 
+// tagged are the families in the VLANs that every test is run in.
+func tagged() (all []family) {
+	for _, f := range families {
+		for _, t := range taggings {
+			f.tags = t.tags
+			f.name = t.name + " " + f.name
+			all = append(all, f)
+			f.name = f.name[len(t.name)+1:]
+		}
+	}
+	return all
+}
+
 func (f family) segment(flags byte, options []byte) segment {
 	return segment{
-		to: serverMAC, from: clientMAC, src: f.client, dst: f.server,
+		to: serverMAC, from: clientMAC, tags: f.tags, src: f.client, dst: f.server,
 		tos: 0x10, ttl: 57, id: 0x1234, fragment: dontFragment, label: 0x34567,
 		seq: 0xfffffffe, flags: flags, window: 29200, options: options,
 	}
@@ -222,5 +236,11 @@ func (f family) segment(flags byte, options []byte) segment {
 
 // flow is the one that exists where there is one.
 func (f family) flow() flow { return flow{f.established, f.server} }
+
+// closed is a port of the server's where no service is.
+func (f family) closed() netip.AddrPort { return netip.AddrPortFrom(f.server.Addr(), 80) }
+
+// next is the port behind.
+func next(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), a.Port()+1) }
 
 func (f family) syn(options []byte) segment { return f.segment(syn, options) }

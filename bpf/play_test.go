@@ -37,22 +37,23 @@ func (p *program) play(frame, out []byte) (result, error) {
 	if verdict, _ := ReasonLabels(r.reason); verdict != verdictNames[r.verdict] {
 		return r, fmt.Errorf("verdict %s, counted as %s", verdictNames[r.verdict], reasonNames[r.reason])
 	}
+	var h Handshake
+	if r.reason == RedirectOpened || r.reason == DropNoSocket {
+		if f := p.opens(frame); f.local.IsValid() { // not so for an ICMP error
+			key, table := p.flowKey(f.remote, f.local)
+			_ = table.Lookup(key, &h)
+		}
+	}
 	// The clock may have ticked meanwhile.
 	var want outcome
 	for now := first; now <= last; now++ {
 		want = p.world.judge(frame, now)
-		if err = want.differs(r); err == nil {
+		if err = want.differs(r, h); err == nil {
 			break
 		}
 	}
 	if err == nil && want.opened != nil {
-		f := p.opens(frame)
-		p.world.flows[f] = *want.opened
-		key, table := p.flowKey(f.remote, f.local)
-		var h Handshake
-		if err := table.Lookup(key, &h); err != nil || h != *want.opened {
-			return r, fmt.Errorf("flow table: %+v (%w), want %+v", h, err, *want.opened)
-		}
+		p.world.flows[p.opens(frame)] = h
 	}
 	return r, err
 }
@@ -63,10 +64,13 @@ func (p *program) opens(frame []byte) flow {
 	return v.flow
 }
 
-func (o outcome) differs(r result) error {
+// differs tells how the program's result, and what is in the flow table after it, is another.
+func (o outcome) differs(r result, h Handshake) error {
 	switch {
 	case o.reason != r.reason:
 		return fmt.Errorf("%s, the model says %s", reasonNames[r.reason], reasonNames[o.reason])
+	case o.opened != nil && *o.opened != h:
+		return fmt.Errorf("flow table: %x, the model says %x", record(h), record(*o.opened))
 	case r.verdict == xdpDrop:
 		return nil
 	case !bytes.Equal(r.frame, o.frame):
