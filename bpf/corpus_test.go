@@ -12,8 +12,8 @@ import (
 
 var writeCorpus = flag.Bool("corpus", false, "write FuzzVerdict's corpus from the packet tables")
 
-// seed writes a frame of the packet tables into FuzzVerdict's corpus: one for each reason, family and number
-// of tags.
+// seed writes a frame of the packet tables into FuzzVerdict's corpus: one for each reason and family, with
+// no tag, one or two in turns.
 func (p *program) seed(f family, frame []byte, why Reason) {
 	if !*writeCorpus {
 		return
@@ -32,14 +32,17 @@ func (p *program) seed(f family, frame []byte, why Reason) {
 		s = disarmed
 	case RedirectOpened:
 		s = rightCookie | rightTCPSum
-	case TxReset:
+	case TxReset, DropDenied:
 		s = 1
 	case DropNoSocket:
 		s = 2 | rightCookie | rightTCPSum
 	}
 	dir := "testdata/fuzz/FuzzVerdict"
 	must(p.tb, os.MkdirAll(dir, 0o755))
-	path := filepath.Join(dir, fmt.Sprintf("%s-%s-%d", name, strings.ToLower(f.name), tags))
+	if tags != (int(why)+f.ipLen/20)%3 {
+		return
+	}
+	path := filepath.Join(dir, fmt.Sprintf("%s-%s", name, strings.ToLower(f.name)))
 	text := fmt.Sprintf("go test fuzz v1\n[]byte(%q)\nuint16(%d)\n", frame, s)
 	if _, err := os.Stat(path); os.IsNotExist(err) { // the first of its kind
 		must(p.tb, os.WriteFile(path, []byte(text), 0o644))

@@ -65,8 +65,7 @@ type driver struct {
 	synacks []segment // answers to SYN/ACKs: final ACKs that are still to be sent
 	out     []byte
 	seen    [ReasonCount]int
-	// Frames alone say which of them failed.
-	played int
+	played  int
 }
 
 func TestRandomFrames(t *testing.T) {
@@ -127,14 +126,15 @@ func (p *program) sketched() (n int) {
 }
 
 func (d *driver) step() error {
-	if d.played%32 == 0 {
+	if d.once(32) {
 		d.turn()
 	}
-	frame := d.frame()
+	frame, put := d.frame()
 	if len(frame) > testRunMax {
 		return nil
 	}
-	p := d.theatre.set(d.state|one(d.generator, 0, 0, rightIPSum, rightIPSum|rightTCPSum, rightTCPSum), frame)
+	put |= one(d.generator, 0, 0, rightIPSum, rightIPSum|rightTCPSum, rightTCPSum)
+	p := d.theatre.set(d.state|put, frame)
 	r, err := p.play(frame, d.out)
 	d.played++
 	if err != nil {
@@ -155,6 +155,9 @@ func (d *driver) turn() {
 	d.state = one[state](d.generator, 0, 0, 0, 1, 1, 2)
 	if d.once(8) {
 		d.state |= leaseOver
+	}
+	if d.once(16) {
+		d.state |= leaseEnds
 	}
 	if d.once(8) {
 		d.state |= disarmed
@@ -186,6 +189,10 @@ func (d *driver) answer(p *program, frame, synack []byte) {
 	a.seq, a.ack = be32(v.tcp[4:])+1, be32(tcp[4:])+1
 	if o.Timestamps {
 		a.options = slices.Concat(nop, nop, optTS(d.Uint32(), be32(tcp[28:])))
+		if d.once(8) { // behind a layout that is read in one glance
+			a.options = slices.Concat(a.options, d.options(tcpOptionPieces))
+			a.options = a.options[:min(len(a.options), 40)]
+		}
 	}
 	if len(d.synacks) < 8 {
 		d.synacks = append(d.synacks, a)
@@ -194,30 +201,28 @@ func (d *driver) answer(p *program, frame, synack []byte) {
 	}
 }
 
-// frame draws the next frame.
-func (d *driver) frame() []byte {
+// frame draws the next frame, and what is to be put right in it.
+func (d *driver) frame() (b []byte, put state) {
 	g, flows := d.generator, d.theatre[d.state&whichProgram].world.flows
 	var s segment
-	switch g.IntN(8) {
-	case 0, 1, 2:
-		s = g.syn()
-	case 3, 4:
-		if len(d.synacks) == 0 {
-			s = g.syn()
-			break
-		}
-		i := g.IntN(len(d.synacks))
-		s = d.synacks[i]
-		d.synacks = slices.Delete(d.synacks, i, i+1)
-	case 5, 6:
-		f := d.known(flows)
-		s = g.follow(f, flows[f])
-	case 7:
-		b := g.quote(d.known(flows))
+	switch n := g.IntN(8); {
+	case n == 0:
+		b = g.quote(d.known(flows))
 		if g.once(3) {
 			b = g.damage(b)
 		}
-		return b
+		return b, 0
+	case n <= 2:
+		f := d.known(flows)
+		s = g.follow(f, flows[f])
+	case n == 3:
+		s, put = g.final(), rightCookie|rightTCPSum
+	case n <= 5 && len(d.synacks) > 0:
+		i := g.IntN(len(d.synacks))
+		s = d.synacks[i]
+		d.synacks = slices.Delete(d.synacks, i, i+1)
+	default:
+		s = g.syn()
 	}
 	if g.once(2) {
 		s = g.dress(s)
@@ -225,16 +230,15 @@ func (d *driver) frame() []byte {
 	if g.once(3) {
 		s = g.spoil(s)
 	}
-	b := s.frame()
+	b, _, tcp := s.build()
 	if g.once(8) { // as a sender on the same host leaves it
-		v := len(b) - tcpLen - len(s.payload) - (len(s.options)+3)&^3
-		sum := sum16(pseudoHeader(s.src.Addr(), s.dst.Addr(), len(b)-v))
-		binary.BigEndian.PutUint16(b[v+16:], sum)
+		sum := sum16(pseudoHeader(s.src.Addr(), s.dst.Addr(), len(b)-tcp))
+		binary.BigEndian.PutUint16(b[tcp+16:], sum)
 	}
 	if g.once(3) {
 		b = g.damage(b)
 	}
-	return b
+	return b, put
 }
 
 // known draws a flow that exists, or nearly.

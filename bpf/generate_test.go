@@ -29,7 +29,8 @@ func (g generator) bytes(n int) []byte {
 
 // dress gives a segment what may be around it and in it without changing what it is.
 func (g generator) dress(s segment) segment {
-	s.tos, s.ttl, s.id, s.label = byte(g.Uint32()), byte(g.Uint32()), uint16(g.Uint32()), g.Uint32N(1<<20)
+	s.tos, s.ttl, s.label = byte(g.Uint32()), byte(g.Uint32()), g.Uint32N(1<<20)
+	s.id = one[uint16](g, typeVLAN, typeQinQ, uint16(g.Uint32())) // which may look like a tag
 	s.window = uint16(g.Uint32())
 	s.fragment = one[uint16](g, 0, dontFragment)
 	for range one(g, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3) {
@@ -88,15 +89,30 @@ func (g generator) extensions() (e []extension) {
 // syn draws a SYN that is well, of a client that may be new.
 func (g generator) syn() segment {
 	f := one(g, families...)
-	o := one(g, linuxOptions(1460, 7), windowsOptions(1460, 8), macOptions(1440, 6), optMSS(uint16(g.Uint32())), nil)
-	if g.once(3) {
+	mss, scale := uint16(g.Uint32N(9200)), byte(g.Uint32N(18))
+	o := one(g, linuxOptions(mss, scale), windowsOptions(mss, scale), macOptions(mss, scale), optMSS(uint16(g.Uint32())), nil)
+	switch g.IntN(6) {
+	case 0, 1:
 		o = g.options(tcpOptionPieces)
+	case 2: // behind a layout that is read in one glance
+		o = slices.Concat(o, g.options(tcpOptionPieces))
+		o = o[:min(len(o), 40)]
 	}
 	s := f.syn(o)
 	s.seq = g.Uint32()
-	s.src = netip.AddrPortFrom(one(g, f.client.Addr(), f.client.Addr(), randomAddr(g.Rand, f.client.Addr())), uint16(g.Uint32()))
+	s.src = netip.AddrPortFrom(one(g, f.client.Addr(), f.established.Addr(), randomAddr(g.Rand, f.client.Addr())), uint16(g.Uint32()))
 	if g.once(6) {
 		s.dst = f.other
+	}
+	return s
+}
+
+// final draws the ACK of a handshake that the program has not seen begin; its cookie is still to be put in.
+func (g generator) final() segment {
+	s := g.syn()
+	s.flags, s.options = ack, nil
+	if g.once(2) {
+		s.options = slices.Concat(nop, nop, optTS(g.Uint32(), g.Uint32()))
 	}
 	return s
 }
@@ -125,9 +141,9 @@ func (g generator) quote(f flow) []byte {
 	if g.once(3) {
 		quoted = quoted[:g.IntN(len(quoted))]
 	}
-	kind, proto, field := one[byte](g, 3, 3, 11, 12, byte(g.Uint32N(20))), byte(1), 9
+	kind, proto, field := one[byte](g, 3, 3, 11, 12, byte(g.Uint32N(16))), byte(1), 9
 	if f.local.Addr().Is6() {
-		kind, proto, field = one[byte](g, 1, 2, 3, 4, byte(g.Uint32N(160))), 58, 6
+		kind, proto, field = one[byte](g, 1, 2, 3, 4, byte(g.Uint32N(8))), 58, 6
 		outer.extensions = nil
 	}
 	icmp := append([]byte{kind, byte(g.IntN(16)), 0, 0, 0, 0, 5, 0}, quoted...)
@@ -189,10 +205,10 @@ func (g generator) spoil(s segment) segment {
 	case 5:
 		s.options = slices.Clone(s.options)
 		if len(s.options) >= 12 {
-			binary.BigEndian.PutUint32(s.options[8:], be32(s.options[8:])+one(g, 1, 0xffffffff, 1000, 1<<16, 0xffff0000, g.Uint32()))
+			binary.BigEndian.PutUint32(s.options[8:], be32(s.options[8:])+one(g, 1, 0xffffffff, 1000, 1<<16, 0xffff0000, 0xffff0001, g.Uint32()))
 		}
 	case 6:
-		s.src = one(g, s.dst, netip.AddrPortFrom(s.dst.Addr(), s.src.Port()), netip.AddrPortFrom(g.source(s.src.Addr()), s.src.Port()))
+		s.src = one(g, s.dst, netip.AddrPortFrom(s.dst.Addr(), s.src.Port()), netip.AddrPortFrom(s.dst.Addr().Next(), s.src.Port()), netip.AddrPortFrom(g.source(s.src.Addr()), s.src.Port()))
 	case 7:
 		s.dst = one(g, netip.AddrPortFrom(s.dst.Addr().Next(), s.dst.Port()), netip.AddrPortFrom(s.dst.Addr(), one[uint16](g, 443, 8443, 80)),
 			netip.AddrPortFrom(randomAddr(g.Rand, s.dst.Addr()), s.dst.Port()))

@@ -170,6 +170,7 @@ const (
 	leaseOver     state = 1 << 2
 	disarmed      state = 1 << 3
 	strictCookies state = 1 << 4
+	leaseEnds     state = 1 << 8
 	// What is wrong with a frame hides what is behind it, so these are put right.
 	rightIPSum  state = 1 << 5
 	rightCookie state = 1 << 6
@@ -183,6 +184,9 @@ func (t theatre) set(s state, frame []byte) *program {
 	w.control.Lease, w.control.Armed = math.MaxUint64, math.MaxUint64
 	if s&leaseOver != 0 {
 		w.control.Lease = 0
+	}
+	if s&leaseEnds != 0 { // with this tick
+		w.control.Lease = clock()
 	}
 	if s&disarmed != 0 {
 		w.control.Armed = 1 << 63
@@ -208,7 +212,8 @@ func (w *world) repair(frame []byte, s state) {
 		return
 	}
 	header := int(v.tcp[12]>>4) * 4
-	if s&rightCookie != 0 && header >= tcpLen && header <= len(v.tcp) {
+	// To the twin, an IPv4-mapped address is the IPv4 address; the program makes no cookies for it.
+	if s&rightCookie != 0 && header >= tcpLen && header <= len(v.tcp) && !v.flow.remote.Addr().Is4In6() {
 		o := w.offer(v)
 		o.MSS, o.WScale, o.SACK = 1460, 7, true
 		iss, tsval, _ := MakeCookie(&w.keys, o, be32(v.tcp[4:])-1, ticks())
