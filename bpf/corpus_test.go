@@ -12,8 +12,10 @@ import (
 
 var writeCorpus = flag.Bool("corpus", false, "write FuzzVerdict's corpus from the packet tables")
 
-// seed writes a frame of the packet tables into FuzzVerdict's corpus: one for each reason and family, with
-// no tag, one or two in turns.
+// seed writes a frame of the packet tables into FuzzVerdict's corpus: the first for each reason and family,
+// with no tag, one or two in turns. To write it anew:
+//
+//	rm -r bpf/testdata/fuzz && go test ./bpf -run 'Table$' -corpus
 func (p *program) seed(f family, frame []byte, why Reason) {
 	if !*writeCorpus {
 		return
