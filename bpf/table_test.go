@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// The packet tables: link_test.go, ip4_test.go, ip6_test.go, tcp_test.go, synack_test.go, icmp_test.go,
-// control_test.go. Each row is one packet and what must become of it; it is tried in IPv4 and IPv6,
-// without a VLAN tag, with one and with two, and the model must say the same.
+// The packet tables, by theme: link_test.go, ip4_test.go, ip6_test.go, tcp_test.go, synack_test.go,
+// flow_test.go, icmp_test.go, control_test.go. Each row is one packet and what must become of it; it is
+// tried in IPv4 and IPv6, without a VLAN tag, with one and with two, and the model must say the same.
 type row struct {
 	name    string
 	only    string                 // "IPv4" or "IPv6"
