@@ -5,6 +5,7 @@ package bpf
 import (
 	"bytes"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -91,11 +92,13 @@ func randomOptions(r *rand.Rand) ([]byte, Offer) {
 	return slices.Concat(parts...), o
 }
 
+var twinHandshakes = flag.Int("twin.handshakes", 100_000, "random handshakes in which twin and program are compared")
+
 // The program and its Go twin make the same cookies and read the same out of them: random
 // addresses, ports, ISNs, keys, generations and offers, all the way through the program.
 func TestTwinAgreesWithProgram(t *testing.T) {
-	const handshakes = 100_000
-	p := load(t, options{})
+	handshakes := *twinHandshakes
+	p := load(t, options{shared: true})
 	r := random(1)
 	before := p.counters()
 	opened, refused := 0, 0
@@ -108,6 +111,7 @@ func TestTwinAgreesWithProgram(t *testing.T) {
 				k.Key[j] = SiphashKey{K0: r.Uint64(), K1: r.Uint64()}
 			}
 			k.Timestamp = SiphashKey{K0: r.Uint64(), K1: r.Uint64()}
+			k.Strict = r.Uint64N(2)
 			p.setKeys(k)
 		}
 		f := families[i%2]
@@ -152,13 +156,10 @@ func TestTwinAgreesWithProgram(t *testing.T) {
 		}
 		opened++
 		checkRecord(t, k, a, res.meta, first, last)
-		if key, table := p.flowKey(a.src, a.dst); i%64 != 0 {
-			must(t, table.Delete(key))
-		} else if got, found := p.flow(a); !found || !bytes.Equal(record(got), res.meta) {
+		if got, found := p.flow(a); i%64 == 0 && (!found || !bytes.Equal(record(got), res.meta)) {
 			t.Fatalf("handshake %d: flow table %+v (%v), record %+v", i, got, found, h)
-		} else {
-			must(t, table.Delete(key))
 		}
+		must(t, p.forget(flow{a.src, a.dst}))
 	}
 	after := p.counters()
 	if n := after[RedirectOpened] - before[RedirectOpened]; n != uint64(opened) {
@@ -237,108 +238,6 @@ func TestTimestampOffsetDependsOnPortsAlone(t *testing.T) {
 			t.Errorf("%s has the same offset as %s", name, clash)
 		}
 		seen[offset] = name
-	}
-}
-
-// Whatever a forger puts there, one in 2^24 cookies is right: with the low byte given, exactly one
-// of the values of the others.
-func TestOneCookieInTwoToThe24IsRight(t *testing.T) {
-	t.Parallel()
-	k := testKeys()
-	for _, timestamps := range []bool{true, false} {
-		o := exampleOffer()
-		o.Timestamps = timestamps
-		iss, tsval, _ := MakeCookie(k, o, 77, 5000)
-		o.TSEcr = tsval
-		// All values of 20 bits, then of each of the other 4 alone: what a mask of fewer bits lets through shows.
-		accepted := 0
-		for i := range uint32(1 << 20) {
-			if _, why := CheckCookie(k, o, iss&0xf00000ff|i<<8, 77, 5000); why == RedirectOpened {
-				accepted++
-			}
-		}
-		if accepted != 1 {
-			t.Errorf("timestamps %v: %d of 2^20 cookies are right, want one", timestamps, accepted)
-		}
-		for bit := 28; bit < 32; bit++ {
-			if _, why := CheckCookie(k, o, iss^1<<bit, 77, 5000); why != DropBadCookie {
-				t.Errorf("timestamps %v, bit %d: %s", timestamps, bit, reasonNames[why])
-			}
-		}
-		for opts := range uint32(64) { // what a client says of itself is not protected
-			if _, why := CheckCookie(k, o, iss^opts<<2, 77, 5000); why != RedirectOpened {
-				t.Errorf("timestamps %v, opts %d: %s", timestamps, opts, reasonNames[why])
-			}
-		}
-	}
-}
-
-// Random ACKs against random tuples: the MAC's first k bits match as often as chance has it. A
-// MAC that mixes badly, or with a bit that doesn't depend on the key, fails at some k.
-func TestRandomAcksAreRefusedAtTheComputedRate(t *testing.T) {
-	t.Parallel()
-	const n = 2_000_000
-	r := random(2)
-	k := testKeys()
-	k.Valid = 15
-	for _, timestamps := range []bool{true, false} {
-		var matches [33]int // by how many leading bits match at least
-		accepted := 0
-		o := exampleOffer()
-		o.Timestamps = timestamps
-		for i := range n {
-			o.Remote = netip.AddrPortFrom(families[i%2].client.Addr(), uint16(i>>1))
-			o.Local = families[i%2].server
-			iss, irs := r.Uint32(), uint32(i)
-			o.TSEcr = r.Uint32()
-			key := &k.Key[iss&3]
-			for bits := leadingZeros(cookieMAC(sipWords(key, 2, 4, cookieBlock(cookiePeer(k, o.Remote, o.Local), irs)), timestamps) ^ iss); bits > 0; bits-- {
-				matches[bits]++
-			}
-			if i%4 == 0 {
-				if _, why := CheckCookie(k, o, iss, irs, r.Uint32()); why == RedirectOpened {
-					accepted++
-				}
-			}
-		}
-		for bits := 1; bits <= 20; bits++ {
-			expected := float64(n) / float64(uint64(1)<<bits)
-			if off := math.Abs(float64(matches[bits]) - expected); off > 5*math.Sqrt(expected)+5 {
-				t.Errorf("timestamps %v: %d of %d ACKs match %d bits, want about %.0f", timestamps, matches[bits], n, bits, expected)
-			}
-		}
-		if accepted > 3 {
-			t.Errorf("timestamps %v: %d random ACKs of %d accepted, want about %.2f", timestamps, accepted, n/4, float64(n)/4/(1<<24))
-		}
-	}
-}
-
-func leadingZeros(v uint32) (n int) {
-	for ; n < 24 && v>>31 == 0; v <<= 1 {
-		n++
-	}
-	return n
-}
-
-// With the right cookie and a random echoed timestamp, 2^16 of 2^32 are accepted.
-func TestRandomTimestampsAreRefusedAtTheComputedRate(t *testing.T) {
-	t.Parallel()
-	const n = 2_000_000
-	r := random(3)
-	k := testKeys()
-	o := exampleOffer()
-	iss, _, _ := MakeCookie(k, o, 77, 5000)
-	accepted := 0
-	for range n {
-		o.TSEcr = r.Uint32()
-		if _, why := CheckCookie(k, o, iss, 77, 5000); why == RedirectOpened {
-			accepted++
-		} else if why != DropBadTimestamp {
-			t.Fatal(reasonNames[why])
-		}
-	}
-	if expected := float64(n) * CookieLifeTicks / (1 << 32); math.Abs(float64(accepted)-expected) > 5*math.Sqrt(expected) {
-		t.Errorf("%d of %d random timestamps accepted, want about %.0f", accepted, n, expected)
 	}
 }
 

@@ -15,12 +15,14 @@ import (
 )
 
 // ticks is the program's clock: the coarse monotonic one.
-func ticks() uint32 {
+func ticks() uint32 { return uint32(clock()) }
+
+func clock() uint64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
 		panic(err)
 	}
-	return uint32(uint64(ts.Nano()) >> TickShift)
+	return uint64(ts.Nano()) >> TickShift
 }
 
 // finalAck sends a SYN from a client's port and makes the ACK that a client answers the SYN/ACK with.
@@ -42,7 +44,7 @@ func (p *program) finalAck(t testing.TB, f family, options []byte, port uint16) 
 // answer is the ACK of a SYN/ACK, with timestamps if it has some.
 func answer(synack packet, seq uint32) segment {
 	a := segment{
-		to: synack.from, from: synack.to, src: synack.dst, dst: synack.src,
+		to: synack.from, from: synack.to, tags: synack.tags, src: synack.dst, dst: synack.src,
 		seq: seq, ack: synack.seq + 1, flags: ack,
 	}
 	if synack.tsval != 0 {
@@ -214,10 +216,10 @@ func TestHandshakeCarriesOptions(t *testing.T) {
 
 // Segments that open a flow, and what the same client may send once it exists.
 func TestFinalAck(t *testing.T) {
-	p := load(t, options{})
+	p := load(t, options{shared: true})
 	k := testKeys()
 	port := uint16(10000)
-	for _, f := range families {
+	for _, f := range tagged() {
 		for _, kind := range []struct {
 			name    string
 			options []byte
@@ -254,10 +256,22 @@ func TestFinalAck(t *testing.T) {
 						t.Error("the frame changed")
 					}
 				})
+				t.Run("a wrong checksum on data is the engine's business", func(t *testing.T) {
+					p, a := begin(t)
+					a.payload = []byte("data")
+					in, _, at := a.build()
+					in[at+16] ^= 1
+					p.expect(in, RedirectOpened)
+				})
+				t.Run("IP options and extension headers do not matter", func(t *testing.T) {
+					p, a := begin(t)
+					a.ipOptions, a.extensions = recordRoute, []extension{hopByHop, destination}
+					p.open(t, k, a)
+				})
 				t.Run("a partial checksum opens the flow", func(t *testing.T) {
 					p, a := begin(t)
-					in := a.frame()
-					tcp := in[ethLen+f.ipLen:]
+					in, _, at := a.build()
+					tcp := in[at:]
 					binary.BigEndian.PutUint16(tcp[16:], sum16(pseudoHeader(a.src.Addr(), a.dst.Addr(), len(tcp))))
 					p.expect(in, RedirectOpened)
 				})
@@ -290,7 +304,8 @@ func TestFinalAck(t *testing.T) {
 						{"a FIN", func(s *segment) { s.ack += 5; s.flags |= fin }, RedirectSegment, false},
 						{"a RST", func(s *segment) { s.ack = 0; s.flags = rst }, RedirectSegment, false},
 						{"a SYN/ACK", func(s *segment) { s.ack += 5; s.flags |= syn }, RedirectSegment, false},
-						{"no flags at all", func(s *segment) { s.ack += 5; s.flags = 0 }, RedirectSegment, false},
+						{"no flags at all", func(s *segment) { s.ack += 5; s.flags = 0 }, DropBadFlags, false},
+						{"a bare FIN", func(s *segment) { s.ack += 5; s.flags = fin }, DropBadFlags, false},
 						{"the same SYN again", func(s *segment) { s.seq--; s.flags = syn; s.options = kind.options }, RedirectSyn, false},
 						{"another SYN", func(s *segment) { s.seq += 12345; s.ack = 0; s.flags = syn; s.options = nil }, RedirectSyn, false},
 						{"a SYN that acknowledges by accident", func(s *segment) { s.flags = syn }, RedirectSyn, false},
@@ -327,7 +342,7 @@ func TestFinalAck(t *testing.T) {
 }
 
 func TestFinalAckRefused(t *testing.T) {
-	p := load(t, options{})
+	p := load(t, options{shared: true})
 	port := uint16(20000)
 	tsecr := func(change uint32) func(*segment) {
 		return func(s *segment) {
@@ -365,13 +380,14 @@ func TestFinalAckRefused(t *testing.T) {
 		{"timestamps appear from nowhere", false, func(s *segment) { s.options = slices.Concat(nop, nop, optTS(1, 2)) }, DropBadCookie},
 		{"SYN and ACK", false, func(s *segment) { s.flags |= syn }, DropNoFlow},
 		{"RST and ACK", false, func(s *segment) { s.flags |= rst }, DropNoFlow},
-		{"no ACK flag", false, func(s *segment) { s.flags = psh }, DropNoFlow},
+		{"no ACK flag", false, func(s *segment) { s.flags = psh }, DropBadFlags},
+		{"a RST without ACK", false, func(s *segment) { s.flags = rst }, DropNoFlow},
 	}
 	for bit := 8; bit < 32; bit++ {
 		refusals = append(refusals, refusal{fmt.Sprintf("bit %d of the cookie is wrong", bit), false,
 			func(s *segment) { s.ack = (s.ack - 1) ^ 1<<bit + 1 }, DropBadCookie})
 	}
-	for _, f := range families {
+	for _, f := range tagged() {
 		for _, kind := range []struct {
 			name    string
 			options []byte
@@ -400,8 +416,8 @@ func TestFinalAckRefused(t *testing.T) {
 					p := p.with(t)
 					port++
 					a, _ := p.finalAck(t, f, kind.options, port)
-					bad := a.frame()
-					bad[ethLen+f.ipLen+15] ^= 4
+					bad, _, at := a.build()
+					bad[at+15] ^= 4
 					p.expect(bad, DropBadChecksum)
 					if _, found := p.flow(a); found {
 						t.Error("a refused ACK left a flow")
@@ -515,19 +531,19 @@ func TestTableFull(t *testing.T) {
 	}
 }
 
-// Where no engine has a socket, its packets go to the kernel as they came.
+// Where no engine has a socket, its packets are dropped: the client sends them again.
 func TestNoSocket(t *testing.T) {
 	p := load(t, options{noSocket: true})
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			p := p.with(t)
 			a, _ := p.finalAck(t, f, linuxOptions(1460, 7), 5000)
-			p.expect(a.frame(), PassNoSocket)
-			p.expect(a.frame(), PassNoSocket) // now a known flow
+			p.expect(a.frame(), DropNoSocket)
+			p.expect(a.frame(), DropNoSocket) // now a known flow
 			a.ack += 100
-			p.expect(a.frame(), PassNoSocket)
+			p.expect(a.frame(), DropNoSocket)
 			a.flags = syn
-			p.expect(a.frame(), PassNoSocket)
+			p.expect(a.frame(), DropNoSocket)
 		})
 	}
 }

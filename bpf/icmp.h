@@ -24,6 +24,14 @@ static __always_inline bool icmp6_error(__u8 type)
 	return type >= 1 && type <= 4;
 }
 
+/* An IPv4 header of the right version, and not shorter than one is. */
+static __always_inline bool is_ip4(const struct iphdr *ip)
+{
+	__u8 first = *(const __u8 *)ip;
+
+	return first >= 0x45 && first <= 0x4f;
+}
+
 static __always_inline enum xdp_action quoted(struct xdp_md *ctx, struct ethhdr *eth,
 					      const struct tuple *t)
 {
@@ -43,10 +51,11 @@ static __always_inline enum xdp_action icmp4(struct xdp_md *ctx, struct ethhdr *
 	struct iphdr *inner;
 	__be16 *ports;
 
-	if (ip->frag_off & bpf_htons(IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET))
+	if (!is_ip4(ip) || ip->frag_off & bpf_htons(IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET))
 		return pass(PASS_NOT_TCP);
 	inner = (void *)icmp + ICMP_HEADER;
-	if ((void *)(inner + 1) > end || !icmp4_error(icmp[0]) || inner->protocol != IPPROTO_TCP)
+	if ((void *)(inner + 1) > end || !icmp4_error(icmp[0]) || !is_ip4(inner) ||
+	    inner->protocol != IPPROTO_TCP)
 		return pass(PASS_NOT_TCP);
 	ports = (void *)inner + (*(__u8 *)inner & 15) * 4;
 	if ((void *)(ports + 4) > end)
@@ -65,7 +74,8 @@ static __always_inline enum xdp_action icmp6(struct xdp_md *ctx, struct ethhdr *
 	__be16 *ports = (void *)(inner + 1);
 	struct tuple t = { .v6 = 1 };
 
-	if ((void *)(ports + 4) > end || !icmp6_error(icmp[0]) || inner->nexthdr != IPPROTO_TCP)
+	if (ip->version != 6 || (void *)(ports + 4) > end || !icmp6_error(icmp[0]) ||
+	    inner->version != 6 || inner->nexthdr != IPPROTO_TCP)
 		return pass(PASS_NOT_TCP);
 	__builtin_memcpy(&t.word[0], &inner->daddr, sizeof(inner->daddr));
 	__builtin_memcpy(&t.word[2], &inner->saddr, sizeof(inner->saddr));

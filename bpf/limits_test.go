@@ -170,20 +170,6 @@ func TestOpenedFlowsAreCappedInAWindow(t *testing.T) {
 	}
 }
 
-func (p *program) list(a netip.Prefix, says uint32) {
-	p.tb.Helper()
-	b := a.Addr().AsSlice()
-	if a.Addr().Is4() {
-		must(p.tb, p.Lists4.Put(Prefix4{Len: uint32(a.Bits()), Addr: binary.NativeEndian.Uint32(b)}, says))
-		return
-	}
-	k := Prefix6{Len: uint32(a.Bits())}
-	for i := range k.Addr {
-		k.Addr[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
-	must(p.tb, p.Lists6.Put(k, says))
-}
-
 func TestTheLongestListedPrefixDecides(t *testing.T) {
 	for _, allowOnly := range []bool{false, true} {
 		t.Run(fmt.Sprintf("allow only %t", allowOnly), func(t *testing.T) {

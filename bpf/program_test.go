@@ -37,15 +37,19 @@ func needRoot(tb testing.TB) {
 	tb.Skip("loading BPF programs takes root")
 }
 
-// A program is the XDP program in the kernel, with services on 443 and 8443 of the families' addresses.
+// A program is the XDP program in the kernel, with services on 443 and 8443 of the families' addresses,
+// and the world that it sees.
 type program struct {
 	Objects
-	tb testing.TB
+	tb    testing.TB
+	world *world
+	mem   *memory // nil: not shared
 }
 
 type options struct {
 	spec     func(*ebpf.CollectionSpec)
 	noSocket bool // no AF_XDP socket on queue 0
+	shared   bool // maps in memory that the test sees: memory_test.go
 }
 
 func load(tb testing.TB, o options) *program {
@@ -62,9 +66,15 @@ func load(tb testing.TB, o options) *program {
 	if o.spec != nil {
 		o.spec(spec)
 	}
-	p := &program{tb: tb}
+	if o.shared {
+		shareMaps(spec)
+	}
+	p := &program{tb: tb, world: worldOf(tb, spec)}
 	must(tb, spec.LoadAndAssign(&p.Objects, nil))
 	tb.Cleanup(func() { p.Close() })
+	if o.shared {
+		p.mem = p.share()
+	}
 
 	for _, f := range families {
 		p.serve(f.server, 1<<3, 0)
@@ -74,8 +84,34 @@ func load(tb testing.TB, o options) *program {
 	p.setControl(testControl())
 	if !o.noSocket {
 		p.bindSocket(0)
+		p.world.socket = true
 	}
 	return p
+}
+
+// worldOf is the world of a program with these constants, before anything is put into its maps.
+func worldOf(tb testing.TB, spec *ebpf.CollectionSpec) *world {
+	tb.Helper()
+	w := &world{
+		ports: map[uint16]uint64{}, addrs: map[netip.Addr]uint64{}, prefixes: map[netip.Prefix]uint64{},
+		flows: map[flow]Handshake{},
+	}
+	var lists bool
+	var mac [3]uint16
+	for name, to := range map[string]any{
+		"cfg_mac": &mac, "cfg_mss4": &w.mss4, "cfg_mss6": &w.mss6, "cfg_wscale": &w.wscale, "cfg_window": &w.window,
+		"cfg_partial_checksums": &w.partial, "cfg_reset": &w.reset, "cfg_kernel": &w.kernel, "cfg_outlive": &w.outlive,
+		"cfg_lists": &lists, "cfg_allow_only": &w.allowOnly,
+	} {
+		must(tb, spec.Variables[name].Get(to))
+	}
+	for i, word := range mac {
+		binary.NativeEndian.PutUint16(w.mac[2*i:], word)
+	}
+	if lists {
+		w.lists = map[netip.Prefix]uint32{}
+	}
+	return w
 }
 
 func must(tb testing.TB, err error) {
@@ -97,6 +133,7 @@ func testKeys() *CookieKeys {
 func (p *program) setKeys(k *CookieKeys) {
 	p.tb.Helper()
 	must(p.tb, p.Keys.Put(uint32(0), k))
+	p.world.keys = *k
 }
 
 // testControl is a daemon that is alive for ever, with all services armed.
@@ -110,6 +147,7 @@ func testControl() Control {
 func (p *program) setControl(c Control) {
 	p.tb.Helper()
 	must(p.tb, p.Controls.Put(uint32(0), c))
+	p.world.control = c
 }
 
 func portKey(port uint16) uint32 {
@@ -122,6 +160,8 @@ func (p *program) serve(at netip.AddrPort, services uint64, probe uint32) {
 	must(p.tb, p.Ports.Put(portKey(at.Port()), services))
 	word, table, slot := localEntry(at.Addr(), services, p)
 	must(p.tb, table.Put((LocalSlot(word)+probe)%LocalSlots, slot))
+	p.world.ports[at.Port()] = services
+	p.world.addrs[at.Addr()] = services
 }
 
 // localEntry is what LocalSlot wants to know of an address, and its table and entry.
@@ -179,14 +219,16 @@ func (p *program) run(frame []byte) result {
 func (p *program) runUncounted(frame []byte, md xdpMD) result {
 	p.tb.Helper()
 	md.DataEnd = uint32(len(frame))
-	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+512), Context: md, ContextOut: &md}
-	verdict, err := p.Xdptcp.Run(o)
+	r, err := testRun(p.Xdptcp.FD(), frame, md, make([]byte, len(frame)+512))
 	must(p.tb, err)
-	return result{verdict: verdict, meta: o.DataOut[:md.Data], frame: o.DataOut[md.Data:]}
+	return r
 }
 
 func (p *program) counters() (sum [ReasonCount]uint64) {
 	p.tb.Helper()
+	if p.mem != nil {
+		return p.mem.counters()
+	}
 	var perCPU []uint64
 	for i := range sum {
 		must(p.tb, p.Counters.Lookup(uint32(i), &perCPU))
@@ -215,7 +257,7 @@ func (p *program) expect(frame []byte, want Reason) result {
 
 // with is p for a subtest.
 func (p *program) with(tb testing.TB) *program {
-	return &program{Objects: p.Objects, tb: tb}
+	return &program{Objects: p.Objects, tb: tb, world: p.world, mem: p.mem}
 }
 
 // bindSocket puts an AF_XDP socket into the sockets map at a queue. It is bound to the loopback device

@@ -39,6 +39,22 @@ var frozenReasons = []struct {
 	{19, "drop", "no_flow"},
 	{20, "drop", "table_full"},
 	{21, "drop", "no_room"},
+	{22, "pass", "no_lease"},
+	{23, "pass", "disarmed"},
+	{24, "pass", "peace"},
+	{25, "pass", "kernel_flow"},
+	{26, "pass", "handed_over"},
+	{27, "redirect", "icmp"},
+	{28, "redirect", "synack"},
+	{29, "tx", "reset"},
+	{30, "drop", "land"},
+	{31, "drop", "denied"},
+	{32, "drop", "reply_cap"},
+	{33, "drop", "rate_limited"},
+	{34, "drop", "no_route"},
+	{35, "drop", "no_socket"},
+	{36, "pass", "no_listener"},
+	{37, "pass", "not_assigned"},
 }
 
 func TestReasonsAreFrozen(t *testing.T) {

@@ -116,11 +116,11 @@ func TestForgedACKsOpenNothingAndAreCounted(t *testing.T) {
 				}
 				return n
 			}
-			all := []string{"bad_cookie", "bad_timestamp", "expired_key", "no_flow"}
+			all := []string{"bad_cookie", "bad_timestamp", "expired_key", "no_flow", "bad_flags"}
 			s := d.eventually("all of them counted", func(s samples) bool { return seen(s, all...) >= each })
 			want := []string{"bad_cookie", "expired_key"} // a quarter names the generation in use
 			if kind.name == "FINs, RSTs and SYN/ACKs" {
-				want = []string{"no_flow"}
+				want = []string{"no_flow", "bad_flags"} // a FIN alone is of no connection
 			}
 			if seen(s, all...) != each || seen(s, want...) < each-2 { // by luck a cookie's options may look right
 				t.Errorf("%s, %s: of %d %v were dropped, %v of them for %v", f.name, kind.name, each, seen(s, all...), seen(s, want...), want)
