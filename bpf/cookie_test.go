@@ -316,7 +316,7 @@ func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
 		{"HandshakeSize and flows6", HandshakeSize, uint64(spec.Maps["flows6"].ValueSize)},
 		{"Flow4", uint64(unsafe.Sizeof(Flow4{})), uint64(spec.Maps["flows4"].KeySize)},
 		{"Flow6", uint64(unsafe.Sizeof(Flow6{})), uint64(spec.Maps["flows6"].KeySize)},
-		{"CookieKeys", uint64(unsafe.Sizeof(CookieKeys{})), uint64(spec.Maps["keys"].ValueSize)},
+		{"CookieKeys", uint64(unsafe.Sizeof(objectCookieKeys{})), uint64(spec.Maps["keys"].ValueSize)},
 		{"TickShift", TickShift, define(t, "cookie.h", "TICK_SHIFT")},
 		{"CookieLifeTicks", CookieLifeTicks, define(t, "cookie.h", "COOKIE_LIFE_TICKS")},
 		{"tsOptionBits", tsOptionBits, define(t, "cookie.h", "TS_OPTION_BITS")},

@@ -17,12 +17,15 @@ import (
 // ticks is the program's clock: the coarse monotonic one.
 func ticks() uint32 { return uint32(clock()) }
 
-func clock() uint64 {
+func clock() uint64 { return coarse() >> TickShift }
+
+// coarse is CLOCK_MONOTONIC_COARSE in nanoseconds.
+func coarse() uint64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
 		panic(err)
 	}
-	return uint64(ts.Nano()) >> TickShift
+	return uint64(ts.Nano())
 }
 
 // finalAck sends a SYN from a client's port and makes the ACK that a client answers the SYN/ACK with.

@@ -57,7 +57,11 @@ func (m *memory) setControl(c Control) {
 }
 
 func (m *memory) setKeys(k CookieKeys) {
-	*(*CookieKeys)(unsafe.Pointer(&m.keys[0])) = k
+	b, err := k.MarshalBinary()
+	if err != nil {
+		panic(err) // it has no error to return
+	}
+	copy(m.keys, b)
 }
 
 // forget deletes a flow as user space does it: from the table, then from the sketch.
@@ -67,9 +71,9 @@ func (p *program) forget(f flow) error {
 		return err
 	}
 	c := p.world.control
-	counter := sketchHash(&c, f.remote, f.local, bits.Len32(p.Sketch.MaxEntries())-1+3)
-	word := p.mem.sketch[counter/8*arrayStride:]
-	binary.NativeEndian.PutUint32(word, binary.NativeEndian.Uint32(word)-1<<(counter%8*4))
+	counter := sketchHash(&c, f.remote, f.local, bits.Len32(p.Sketch.MaxEntries())-1+4)
+	word := p.mem.sketch[counter/16*8:]
+	binary.NativeEndian.PutUint64(word, binary.NativeEndian.Uint64(word)-1<<(counter%16*4))
 	delete(p.world.flows, f)
 	return nil
 }

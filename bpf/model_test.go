@@ -65,6 +65,7 @@ const (
 	extBytes   = 511          // how far behind the IPv6 header's start TCP may begin
 )
 
+// judge says what becomes of a frame; now is CLOCK_MONOTONIC in nanoseconds.
 func (w *world) judge(frame []byte, now uint64) outcome {
 	v, why := w.look(frame)
 	switch why {
@@ -205,7 +206,7 @@ func (w *world) whose(v *view, src, dst, tcp []byte) Reason {
 // ours judges a segment for one of our services.
 func (w *world) ours(v *view, now uint64) outcome {
 	give := func(why Reason) outcome { return outcome{reason: why, frame: v.frame} }
-	if now > w.control.Lease && v.services&w.outlive == 0 {
+	if now>>TickShift > w.control.Lease && v.services&w.outlive == 0 {
 		return give(PassNoLease)
 	}
 	header, flags := int(v.tcp[12]>>4)*4, v.tcp[13]
@@ -264,15 +265,11 @@ func (w *world) known(v *view, h Handshake) outcome {
 }
 
 func (w *world) syn(v *view, now uint64) outcome {
-	remote, local := v.flow.remote.Addr(), v.flow.local.Addr()
-	switch {
-	case unanswerable(remote):
-		return outcome{reason: DropBadSource}
-	case remote == local:
-		return outcome{reason: DropLand}
-	case w.denied(remote):
-		return outcome{reason: DropDenied}
-	case !w.checksumOK(v):
+	remote := v.flow.remote.Addr()
+	if why := w.unwelcome(v); why != unjudged {
+		return outcome{reason: why}
+	}
+	if !w.checksumOK(v) {
 		return outcome{reason: DropBadChecksum}
 	}
 	o := w.offer(v)
@@ -283,7 +280,7 @@ func (w *world) syn(v *view, now uint64) outcome {
 		}
 	}
 	irs := be32(v.tcp[4:])
-	iss, tsval, granted := MakeCookie(&w.keys, o, irs, uint32(now))
+	iss, tsval, granted := MakeCookie(&w.keys, o, irs, w.clock(v, now))
 	mss := w.mss6
 	if remote.Is4() {
 		mss = w.mss4
@@ -305,9 +302,17 @@ func (w *world) syn(v *view, now uint64) outcome {
 	})}
 }
 
+// clock is what a service's timestamps count: ticks, or milliseconds where the kernel goes on with them.
+func (w *world) clock(v *view, now uint64) uint32 {
+	if v.services&w.kernel != 0 {
+		return uint32(now / 1e6)
+	}
+	return uint32(now >> TickShift)
+}
+
 func (w *world) finalAck(v *view, now uint64) (Handshake, Reason) {
 	o := w.offer(v)
-	h, why := CheckCookie(&w.keys, o, be32(v.tcp[8:])-1, be32(v.tcp[4:])-1, uint32(now))
+	h, why := CheckCookie(&w.keys, o, be32(v.tcp[8:])-1, be32(v.tcp[4:])-1, w.clock(v, now))
 	switch {
 	case why != RedirectOpened:
 		return h, why
@@ -322,7 +327,7 @@ func (w *world) finalAck(v *view, now uint64) (Handshake, Reason) {
 // refuse drops an ACK that proves nothing, or resets the connection that its sender thinks it has:
 // RFC 9293, 3.10.7.1.
 func (w *world) refuse(v *view, why Reason) outcome {
-	if w.reset && (why == DropBadCookie || why == DropBadTimestamp || why == DropExpiredKey) {
+	if w.reset && (why == DropBadCookie || why == DropBadTimestamp || why == DropExpiredKey) && w.unwelcome(v) == unjudged {
 		return outcome{reason: TxReset, frame: reply(v, segment{seq: be32(v.tcp[8:]), flags: rst})}
 	}
 	return outcome{reason: why}
@@ -379,6 +384,20 @@ func (w *world) checksumOK(v *view) bool {
 	return sum16(pseudo, v.tcp) == 0xffff || w.partial && be16(v.tcp[16:]) == sum16(pseudo)
 }
 
+// unwelcome is why a source gets no answer, whatever it sent.
+func (w *world) unwelcome(v *view) Reason {
+	remote := v.flow.remote.Addr()
+	switch {
+	case unanswerable(remote):
+		return DropBadSource
+	case remote == v.flow.local.Addr():
+		return DropLand
+	case w.denied(remote):
+		return DropDenied
+	}
+	return unjudged
+}
+
 // unanswerable sources: RFC 1122, 3.2.1.3; RFC 6890; RFC 4291, 2.5 and 2.7.
 func unanswerable(a netip.Addr) bool {
 	if a.Is4() {
@@ -406,7 +425,7 @@ func (w *world) icmp(v *view, now uint64) outcome {
 		quoted = quoted4
 	}
 	f, ok := quoted(v.ip)
-	if _, known := w.flows[f]; !ok || !known || [6]byte(v.frame) != w.mac || now > w.control.Lease {
+	if _, known := w.flows[f]; !ok || !known || [6]byte(v.frame) != w.mac || now>>TickShift > w.control.Lease {
 		return outcome{reason: PassNotTCP, frame: v.frame}
 	}
 	return w.engine(v, RedirectICMP, nil)
