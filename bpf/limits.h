@@ -107,8 +107,7 @@ static __always_inline bool opened_enough(const struct segment *s)
 /* What becomes of segments for a shielded service that belong to no connection. */
 enum guard {
 	GUARD_DOWN,   /* the kernel gets them */
-	GUARD_RAISED, /* SYNs are answered; the kernel's own cookies may still be on their way back
-		       */
+	GUARD_RAISED, /* SYNs are answered; the kernel's own cookies may still come back */
 	GUARD_UP,     /* all that is not valid is refused */
 };
 

@@ -24,6 +24,8 @@ type world struct {
 	partial    bool   // a pseudo-header's sum alone passes for a checksum
 	reset      bool   // bad ACKs are answered with RST
 	kernel     uint64 // services that the kernel serves
+	kernelWS   byte   // the window scale that they offer
+	kernelOpts uint8  // Handshake…: the options that they may grant
 	outlive    uint64 // services that need no lease
 	allowOnly  bool
 	lists      map[netip.Prefix]uint32 // nil: everybody may connect
@@ -279,6 +281,15 @@ func (w *world) syn(v *view, now uint64) outcome {
 			o.MSS = 536
 		}
 	}
+	wscale := w.wscale
+	if v.services&w.kernel != 0 {
+		wscale = w.kernelWS
+		o.SACK = o.SACK && w.kernelOpts&HandshakeSACK != 0
+		o.Timestamps = o.Timestamps && w.kernelOpts&HandshakeTimestamps != 0
+		if w.kernelOpts&HandshakeWScale == 0 {
+			o.WScale = -1
+		}
+	}
 	irs := be32(v.tcp[4:])
 	iss, tsval, granted := MakeCookie(&w.keys, o, irs, w.clock(v, now))
 	mss := w.mss6
@@ -295,7 +306,7 @@ func (w *world) syn(v *view, now uint64) outcome {
 		options = slices.Concat(options, nop, nop, optSACK)
 	}
 	if granted.WScale >= 0 {
-		options = slices.Concat(options, nop, optWS(w.wscale))
+		options = slices.Concat(options, nop, optWS(wscale))
 	}
 	return outcome{reason: TxSynAck, frame: reply(v, segment{
 		seq: iss, ack: irs + 1, flags: syn | ack, window: w.window, options: options,

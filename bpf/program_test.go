@@ -100,7 +100,7 @@ func worldOf(tb testing.TB, spec *ebpf.CollectionSpec) *world {
 	var mac [3]uint16
 	for name, to := range map[string]any{
 		"cfg_mac": &mac, "cfg_mss4": &w.mss4, "cfg_mss6": &w.mss6, "cfg_wscale": &w.wscale, "cfg_window": &w.window,
-		"cfg_partial_checksums": &w.partial, "cfg_reset": &w.reset, "cfg_kernel": &w.kernel, "cfg_outlive": &w.outlive,
+		"cfg_partial_checksums": &w.partial, "cfg_reset": &w.reset, "cfg_kernel": &w.kernel, "cfg_kernel_wscale": &w.kernelWS, "cfg_kernel_options": &w.kernelOpts, "cfg_outlive": &w.outlive,
 		"cfg_lists": &lists, "cfg_allow_only": &w.allowOnly,
 	} {
 		must(tb, spec.Variables[name].Get(to))

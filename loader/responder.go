@@ -550,7 +550,7 @@ func (r *Responder) Advice() (list []string) {
 	if r.dev.driver == "veth" {
 		list = append(list, "on a veth pair the SYN/ACKs arrive only if the other end runs an XDP program too (XDP_PASS will do)")
 	}
-	if r.mode == Generic {
+	if r.mode == Generic && len(r.sockets) > 0 {
 		list = append(list, fmt.Sprintf("generic mode: frames that GRO has merged are lost; turn it off with: ethtool -K %s gro off", r.dev.name))
 	}
 	return list

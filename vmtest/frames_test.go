@@ -61,6 +61,7 @@ type raw struct {
 	flags    byte
 	options  []byte // a multiple of 4
 	payload  []byte
+	padded   bool     // with options of IPv4 or an extension header of IPv6 that mean nothing
 	vlan     []uint16 // tag control information, the outermost first
 }
 
@@ -91,12 +92,21 @@ func (r raw) frame() []byte {
 	if src.Is4() {
 		ip := []byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0}
 		ip = append(append(ip, src.AsSlice()...), dst.AsSlice()...)
-		binary.BigEndian.PutUint16(ip[2:], uint16(20+len(tcp)))
+		if r.padded {
+			ip[0]++
+			ip = append(ip, 1, 1, 1, 0) // NOP, NOP, NOP, END
+		}
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(tcp)))
 		binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
 		b = append(append(b, 0x08, 0x00), ip...)
 	} else {
 		ip := []byte{0x60, 0, 0, 0, byte(len(tcp) >> 8), byte(len(tcp)), 6, 64}
 		ip = append(append(ip, src.AsSlice()...), dst.AsSlice()...)
+		if r.padded {
+			ip[6] = 60                              // destination options
+			ip = append(ip, 6, 0, 1, 4, 0, 0, 0, 0) // PadN
+			binary.BigEndian.PutUint16(ip[4:], uint16(8+len(tcp)))
+		}
 		b = append(append(b, 0x86, 0xdd), ip...)
 	}
 	return append(b, tcp...)

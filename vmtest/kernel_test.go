@@ -437,22 +437,27 @@ func TestAHandOverSurvivesTheLossOfAnyPacketOfTheHandshake(t *testing.T) {
 // A first flight of many segments, none of which acknowledges more than our SYN.
 func TestAnUploadThatBeginsAtOnceArrivesWhole(t *testing.T) {
 	t.Parallel()
-	l := lab.ForTest(t, lab.Options{Queues: 2})
-	plainEcho(t, l, ":8080")
-	d := attach(t, l, kernelService()...)
-	for _, f := range families(l) {
-		if err := all(200, 16, func(i int) error {
-			c, err := dialTo(l, f.addr(8080))
-			if err != nil {
-				return err
+	for _, mode := range []string{"native", "generic"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			l := lab.ForTest(t, lab.Options{Queues: 2})
+			plainEcho(t, l, ":8080")
+			d := attach(t, l, kernelService("--mode", mode)...)
+			for _, f := range families(l) {
+				if err := all(200, 16, func(i int) error {
+					c, err := dialTo(l, f.addr(8080))
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					return echo(c, payload(uint64(i), 40_000))
+				}); err != nil {
+					t.Errorf("%s: %v", f.name, err)
+				}
 			}
-			defer c.Close()
-			return echo(c, payload(uint64(i), 40_000))
-		}); err != nil {
-			t.Errorf("%s: %v", f.name, err)
-		}
+			d.handedOver()
+		})
 	}
-	d.handedOver()
 }
 
 func TestAServiceOfTheKernelAndOneOfTheEngineStandSideBySide(t *testing.T) {
@@ -700,6 +705,23 @@ func TestAHandshakeInTaggedFramesIsHandedOver(t *testing.T) {
 	for i, f := range families(l) {
 		c := new(handClient)
 		c.vlan = []uint16{5 << 13}
+		c.syn(t, l, raws, spoofed(f.server.Is4(), i), f.serverPort(8080))
+		c.finish(t, l, raws)
+	}
+	if n := d.handedOver(); n != 2 {
+		t.Errorf("%v connections were handed over, want 2", n)
+	}
+}
+
+func TestTCPBehindIPOptionsAndExtensionHeadersIsHandedOver(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	plainEcho(t, l, ":8080")
+	d := attach(t, l, kernelService()...)
+	raws := newSender(t, l.Client)
+	for i, f := range families(l) {
+		c := new(handClient)
+		c.padded = true
 		c.syn(t, l, raws, spoofed(f.server.Is4(), i), f.serverPort(8080))
 		c.finish(t, l, raws)
 	}
