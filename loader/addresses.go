@@ -58,11 +58,12 @@ type addresses struct {
 const retryEvery = 10 * time.Second
 
 // openAddresses reads the host's addresses, in the network namespace of the calling thread, and holds the
-// services' ports on them, unless they are to be taken over.
-func openAddresses(services []Service, dev *netdev, takeover bool, log *slog.Logger) (_ *addresses, err error) {
+// services' ports on them, unless they are to be taken over. Replacing says that another xdptcp holds some of
+// them, whose place this one takes.
+func openAddresses(services []Service, dev *netdev, takeover, replacing bool, log *slog.Logger) (_ *addresses, err error) {
 	a := &addresses{
 		services: services, takeover: takeover, ifindex: dev.index, log: log, ns: netns.None(), wide: wide(services),
-		held:   heldPorts{ifindex: dev.index, sockets: map[netip.AddrPort]int{}},
+		held:   heldPorts{ifindex: dev.index, replacing: replacing, sockets: map[netip.AddrPort]int{}},
 		served: map[netip.Addr]uint64{}, warned: map[string]bool{},
 	}
 	defer func() {
