@@ -98,14 +98,14 @@ func lets(t *testing.T, l *lists, objects *bpf.Objects, client string) bool {
 	if from.Is6() {
 		to = netip.MustParseAddrPort("[2001:db8::1]:80")
 	}
-	r := synMeets(t, objects, from, to)
-	if r != bpf.TxSynAck && r != bpf.DropDenied {
-		t.Fatalf("a SYN of %s: %s", client, name(r))
+	v := synMeets(t, objects, from, to)
+	if v != xdpTX && v != xdpDrop {
+		t.Fatalf("a SYN of %s: verdict %d", client, v)
 	}
-	if l != nil && l.denied(from) != (r == bpf.DropDenied) {
-		t.Errorf("%s: XDP says %s, denied says %t", client, name(r), l.denied(from))
+	if l != nil && l.denied(from) != (v == xdpDrop) {
+		t.Errorf("%s: XDP's verdict is %d, denied says %t", client, v, l.denied(from))
 	}
-	return r == bpf.TxSynAck
+	return v == xdpTX
 }
 
 func TestTheLongestMatchDecidesBetweenAllowAndDeny(t *testing.T) {

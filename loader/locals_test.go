@@ -20,13 +20,13 @@ func served(t *testing.T, objects *bpf.Objects, addr netip.Addr, port uint16) bo
 	if addr.Is6() {
 		from = stranger6
 	}
-	switch r := synMeets(t, objects, from, netip.AddrPortFrom(addr, port)); r {
-	case bpf.TxSynAck:
+	switch v := synMeets(t, objects, from, netip.AddrPortFrom(addr, port)); v {
+	case xdpTX:
 		return true
-	case bpf.PassNotLocal:
+	case xdpPass:
 		return false
 	default:
-		t.Fatalf("a SYN to %v: %s", addr, name(r))
+		t.Fatalf("a SYN to %v: verdict %d", addr, v)
 		return false
 	}
 }
