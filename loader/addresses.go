@@ -32,7 +32,7 @@ type addresses struct {
 	services []Service
 	fixed    []netip.Addr // that services name
 	takeover bool
-	before   []Service // of a daemon whose place we take: it holds their ports, until follow
+	before   []Service // of xdptcps that are there: one whose place we take, those on other interfaces
 	ifindex  int
 	log      *slog.Logger
 
@@ -59,11 +59,11 @@ type addresses struct {
 const retryEvery = 10 * time.Second
 
 // openAddresses reads the host's addresses, in the network namespace of the calling thread, and holds the
-// services' ports on them, unless they are to be taken over, or are held by a daemon that serves them before.
+// services' ports on them, unless they are to be taken over, or are held by an xdptcp that is there before.
 func openAddresses(services, before []Service, dev *netdev, takeover bool, log *slog.Logger) (_ *addresses, err error) {
 	a := &addresses{
 		services: services, before: before, takeover: takeover, ifindex: dev.index, log: log, ns: netns.None(), wide: wide(services),
-		held:   heldPorts{ifindex: dev.index, sockets: map[netip.AddrPort]int{}},
+		held:   heldPorts{ifindex: dev.index, replacing: len(before) > 0, sockets: map[netip.AddrPort]int{}},
 		served: map[netip.Addr]uint64{}, warned: map[string]bool{},
 	}
 	defer func() {

@@ -241,13 +241,37 @@ func (h *hold) held() (list []Service) {
 	if h == nil {
 		return nil
 	}
-	texts, err := h.services()
+	return h.parsedServices()
+}
+
+// parsedServices are its services; none if it is of another version: then their ports are found to be taken.
+func (a *attached) parsedServices() (list []Service) {
+	texts, err := a.services()
 	if err != nil {
-		return nil // of another version: its ports are found to be taken
+		return nil
 	}
 	for _, text := range texts {
 		if s, err := ParseService(text); err == nil {
 			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// servicesBeside are those of xdptcps on other interfaces of the calling thread's network namespace. The host's own addresses
+// are the same for all of them, and each holds the ports.
+func servicesBeside(ifindex int) (list []Service) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil // who is there is found by the ports that it holds
+	}
+	for _, l := range links {
+		if l.Attrs().Index == ifindex {
+			continue
+		}
+		if a, err := findAttached(l.Attrs()); err == nil {
+			list = append(list, a.parsedServices()...)
+			a.close()
 		}
 	}
 	return list

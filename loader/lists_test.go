@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -97,14 +98,14 @@ func lets(t *testing.T, l *lists, objects *bpf.Objects, client string) bool {
 	if from.Is6() {
 		to = netip.MustParseAddrPort("[2001:db8::1]:80")
 	}
-	r := synMeets(t, objects, from, to)
-	if r != bpf.TxSynAck && r != bpf.DropDenied {
-		t.Fatalf("a SYN of %s: %s", client, name(r))
+	v := synMeets(t, objects, from, to)
+	if v != xdpTX && v != xdpDrop {
+		t.Fatalf("a SYN of %s: verdict %d", client, v)
 	}
-	if l != nil && l.denied(from) != (r == bpf.DropDenied) {
-		t.Errorf("%s: XDP says %s, denied says %t", client, name(r), l.denied(from))
+	if l != nil && l.denied(from) != (v == xdpDrop) {
+		t.Errorf("%s: XDP's verdict is %d, denied says %t", client, v, l.denied(from))
 	}
-	return r == bpf.TxSynAck
+	return v == xdpTX
 }
 
 func TestTheLongestMatchDecidesBetweenAllowAndDeny(t *testing.T) {
@@ -248,6 +249,28 @@ func TestNobodyIsWithoutHisListingWhileListsChange(t *testing.T) {
 	}
 }
 
+func TestAPrefixCanMoveFromOneListToTheOther(t *testing.T) {
+	dir := t.TempDir()
+	allow, deny := filepath.Join(dir, "allow"), filepath.Join(dir, "deny")
+	writeFile(t, allow, "198.51.100.0/24\n2001:db8:1::/48\n")
+	writeFile(t, deny, "")
+	l, objects := listed(t, allow, deny)
+	l.close() // driven from here
+	for _, may := range []bool{true, false, true} {
+		for _, client := range []string{"198.51.100.1", "2001:db8:1::1"} {
+			if lets(t, l, objects, client) != may {
+				t.Errorf("%s may connect: %t, want %t", client, !may, may)
+			}
+		}
+		if err := os.Rename(allow, dir+"/x"); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Rename(deny, allow), os.Rename(dir+"/x", deny), l.reload()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // What a failure left half done is put right by the next try.
 func TestAHalfAppliedListIsPutRight(t *testing.T) {
 	deny := filepath.Join(t.TempDir(), "deny")
@@ -266,11 +289,11 @@ func TestAHalfAppliedListIsPutRight(t *testing.T) {
 	if err := l.tries.put(netip.MustParsePrefix("198.51.100.3/32"), bpf.ListDeny); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, deny, "198.51.100.2\n")
+	writeFile(t, deny, "198.51.100.2\n198.51.100.4\n")
 	if err := l.reload(); err != nil || l.again {
 		t.Fatal(err)
 	}
-	for client, want := range map[string]bool{"198.51.100.1": true, "198.51.100.2": false, "198.51.100.3": true, "198.51.100.4": true} {
+	for client, want := range map[string]bool{"198.51.100.1": true, "198.51.100.2": false, "198.51.100.3": true, "198.51.100.4": false} {
 		if lets(t, l, objects, client) != want {
 			t.Errorf("%s may connect: %t", client, !want)
 		}

@@ -14,8 +14,9 @@ import (
 // finds a kernel listener that has the port, and as long as it is held the kernel gives the port to
 // nobody else: not to a later listener, nor to an outgoing connection whose answers we would take.
 type heldPorts struct {
-	ifindex int
-	sockets map[netip.AddrPort]int // file descriptors
+	ifindex   int
+	replacing bool                   // what another xdptcp holds is to be ours
+	sockets   map[netip.AddrPort]int // file descriptors
 }
 
 // errTaken says that a kernel socket has an address and port.
@@ -35,7 +36,10 @@ func (h *heldPorts) hold(at netip.AddrPort) error {
 	// set only where that is what it takes: sockets in TIME_WAIT don't keep the port from us.
 	fd, err := bindPort(at, h.ifindex, 0)
 	if errors.Is(err, unix.EADDRINUSE) {
-		fd, err = bindPort(at, h.ifindex, 1)
+		fd, err = bindPort(at, h.ifindex, unix.SO_REUSEADDR)
+	}
+	if errors.Is(err, unix.EADDRINUSE) && h.replacing {
+		fd, err = bindPort(at, h.ifindex, unix.SO_REUSEPORT)
 	}
 	if errors.Is(err, unix.EADDRINUSE) {
 		return errTaken{at}
@@ -44,6 +48,10 @@ func (h *heldPorts) hold(at netip.AddrPort) error {
 		return fmt.Errorf("binding %v to see whether it is free: %w", at, err)
 	}
 	h.sockets[at] = fd
+	// For an xdptcp that takes our place: both may be bound then, if both have this set, and are of the same user.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return fmt.Errorf("SO_REUSEPORT on %v: %w", at, err)
+	}
 	return nil
 }
 
@@ -55,6 +63,7 @@ func (h *heldPorts) release(at netip.AddrPort) {
 	}
 }
 
+// bindPort binds a new socket, with SO_REUSEADDR or SO_REUSEPORT if reuse is one of them.
 func bindPort(addr netip.AddrPort, ifindex, reuse int) (int, error) {
 	family := unix.AF_INET6
 	if addr.Addr().Is4() {
@@ -65,8 +74,9 @@ func bindPort(addr netip.AddrPort, ifindex, reuse int) (int, error) {
 		return -1, err
 	}
 	// An address that is not (yet) the host's may be served too.
-	opts := []struct{ level, name, value int }{
-		{unix.SOL_SOCKET, unix.SO_REUSEADDR, reuse}, {unix.SOL_IP, unix.IP_FREEBIND, 1},
+	opts := []struct{ level, name, value int }{{unix.SOL_IP, unix.IP_FREEBIND, 1}}
+	if reuse != 0 {
+		opts = append(opts, struct{ level, name, value int }{unix.SOL_SOCKET, reuse, 1})
 	}
 	if family == unix.AF_INET6 {
 		opts = append(opts, struct{ level, name, value int }{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})

@@ -51,8 +51,15 @@ func loadProgram(t *testing.T, constants map[string]any) *bpf.Objects {
 	return objects
 }
 
-// synMeets gives the program a SYN, and returns the reason that it counted.
-func synMeets(t *testing.T, objects *bpf.Objects, from netip.Addr, to netip.AddrPort) bpf.Reason {
+// XDP's verdicts, from linux/bpf.h.
+const (
+	xdpDrop = 1
+	xdpPass = 2
+	xdpTX   = 3
+)
+
+// synMeets gives the program a SYN, and returns its verdict.
+func synMeets(t *testing.T, objects *bpf.Objects, from netip.Addr, to netip.AddrPort) uint32 {
 	t.Helper()
 	tcp := make([]byte, 20)
 	binary.BigEndian.PutUint16(tcp, 40000)
@@ -73,24 +80,11 @@ func synMeets(t *testing.T, objects *bpf.Objects, from netip.Addr, to netip.Addr
 	binary.BigEndian.PutUint16(tcp[16:], ^sum16(append(pseudo, tcp...)))
 	frame := append(make([]byte, 12, 100), proto...) // from and to the MAC address 0
 	frame = append(append(frame, ip...), tcp...)
-	before, err := readCounters(objects.Counters)
+	verdict, err := objects.Xdptcp.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, 256)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := objects.Xdptcp.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, 256)}); err != nil {
-		t.Fatal(err)
-	}
-	after, err := readCounters(objects.Counters)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for r := range after {
-		if after[r] != before[r] {
-			return bpf.Reason(r)
-		}
-	}
-	t.Fatal("nothing was counted")
-	return 0
+	return verdict
 }
 
 func sum16(b []byte) uint16 {
@@ -102,10 +96,4 @@ func sum16(b []byte) uint16 {
 		sum = sum>>16 + sum&0xffff
 	}
 	return uint16(sum)
-}
-
-// name is a reason in words, for messages.
-func name(r bpf.Reason) string {
-	verdict, reason := bpf.ReasonLabels(r)
-	return verdict + " " + reason
 }

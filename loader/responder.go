@@ -146,6 +146,9 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if err := CheckServices(opts.Services); err != nil {
 		return nil, err
 	}
+	if opts.Flows > MaxFlows {
+		return nil, fmt.Errorf("flow tables for %d flows: at most %d", opts.Flows, MaxFlows)
+	}
 	if err := opts.Limits.check(); err != nil {
 		return nil, err
 	}
@@ -180,7 +183,7 @@ func Prepare(opts Options) (_ *Responder, err error) {
 	if r.lists, err = openLists(opts.Allow, opts.Deny, r.log); err != nil {
 		return nil, err
 	}
-	if r.addresses, err = openAddresses(opts.Services, r.before.held(), r.dev, opts.Takeover, r.log); err != nil {
+	if r.addresses, err = openAddresses(opts.Services, append(r.before.held(), servicesBeside(r.dev.index)...), r.dev, opts.Takeover, r.log); err != nil {
 		return nil, err
 	}
 	if err := r.checkKernelServices(); err != nil {

@@ -130,6 +130,9 @@ func CheckServices(services []Service) error {
 		return fmt.Errorf("%d services: at most %d", len(services), bpf.MaxServices)
 	}
 	for i, a := range services {
+		if p := a.Prefix; p != p.Masked() || p.Addr().Is4In6() {
+			return fmt.Errorf("%v: want a prefix without bits behind its length, and IPv4 as IPv4", p)
+		}
 		for _, b := range services[:i] {
 			if a.Port == b.Port && (a.Prefix == b.Prefix || !a.Prefix.IsValid() || !b.Prefix.IsValid()) {
 				return fmt.Errorf("port %d is given twice: %s and %s", a.Port, b, a)

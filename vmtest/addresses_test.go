@@ -76,7 +76,7 @@ func connects(l *lab.Lab, addr string, limit time.Duration) error {
 func soon(t *testing.T, l *lab.Lab, what, addr string, ok func(error) bool) time.Duration {
 	t.Helper()
 	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err := connects(l, addr, 200*time.Millisecond) // shorter than the client's time to try again
+		err := connects(l, addr, 700*time.Millisecond) // shorter than the client's time to try again
 		if ok(err) {
 			return time.Since(start)
 		}
@@ -102,8 +102,12 @@ func TestAddressesAreServedAsTheyComeAndGo(t *testing.T) {
 		at := netip.AddrPortFrom(ip, 7000).String()
 		for range 2 {
 			address(t, l, c.iface, c.addr, netlink.AddrAdd)
-			if took := soon(t, l, c.addr+" is served", at, isNil); took > time.Second {
-				t.Errorf("%s was served %v after it came, want within 1 s", c.addr, took)
+			// Some milliseconds. What is allowed is for busy machines, and less than the 10 s after which addresses
+			// are read without a notification.
+			if took := soon(t, l, c.addr+" is served", at, isNil); took > 5*time.Second {
+				t.Errorf("%s was served %v after it came, want within 5 s", c.addr, took)
+			} else {
+				t.Logf("%s was served %v after it came", c.addr, took)
 			}
 			address(t, l, c.iface, c.addr, netlink.AddrDel)
 			// The kernel doesn't have it any more and, as no router, says nothing.

@@ -272,6 +272,8 @@ func TestLimitsOutOfRangeAreRefusedWithOneSentence(t *testing.T) {
 		{"--reply-limit -1", 2, []string{"--reply-limit -1"}},
 		{"--open-limit 3000000000", 2, []string{"--open-limit 3000000000"}},
 		{"--on-bad-ack ignore", 2, []string{`"ignore"`, "drop or reset"}},
+		{"--allow=", 2, []string{"--allow", "name of a file"}},
+		{"--deny=", 2, []string{"--deny", "name of a file"}},
 		{"--reply best", 2, []string{`"best"`, "same or fib"}},
 		{"--reply fib", 1, []string{"sysctl -w net.ipv4.conf.srv0.forwarding=1 net.ipv6.conf.srv0.forwarding=1"}},
 		{"--listen 198.51.100.1/24:80=echo", 2, []string{"198.51.100.0/24 would be right"}},
@@ -282,7 +284,7 @@ func TestLimitsOutOfRangeAreRefusedWithOneSentence(t *testing.T) {
 	expectNothing(t, l)
 }
 
-// The memory is what the kernel says. XDPTCP_FLOWS asks for tables of another size: ten million take 2.3 GB.
+// The memory is what the kernel says. XDPTCP_FLOWS asks for tables of another size: ten million take 2.6 GB.
 func TestTheFlowTablesMemoryIsTold(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{})
 	capacity := "300000"

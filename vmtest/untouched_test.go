@@ -144,7 +144,7 @@ func TestWhatIsNotOursReachesTheKernelBitForBit(t *testing.T) {
 					t.Fatalf("%s: %v", p.name, err)
 				}
 				if !arrives(tap, p.frame) {
-					t.Errorf("%s: it did not reach the kernel as it was sent", p.name)
+					t.Fatalf("%s: it did not reach the kernel as it was sent", p.name)
 				}
 			}
 			s := d.scrape()

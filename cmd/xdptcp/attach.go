@@ -58,6 +58,11 @@ host's own stack, to whoever listens on that port.`,
 			if n := opts.loader.Flows; n < 1 || n > loader.MaxFlows {
 				return errUsage{fmt.Errorf("--flows %d: want 1 to %d", n, loader.MaxFlows)}
 			}
+			for flag, file := range map[string]string{"allow": opts.loader.Allow, "deny": opts.loader.Deny} {
+				if cmd.Flags().Changed(flag) && file == "" {
+					return errUsage{fmt.Errorf("--%s '': want the name of a file; leave the flag out for no such list", flag)}
+				}
+			}
 			if opts.loader.Limits, err = limits.read(); err != nil {
 				return err
 			}
