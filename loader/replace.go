@@ -162,7 +162,7 @@ func (r *Responder) takeOver() error {
 		return fmt.Errorf("interface %q: putting the new program in the place of id %d: %w", r.dev.name, r.before.id, err)
 	}
 	r.link, r.before.link = r.before.link, nil
-	r.mode = r.before.mode
+	r.mode.Store(r.before.mode)
 	return r.before.detachHandoff()
 }
 

@@ -89,7 +89,7 @@ type Responder struct {
 	handoff bpf.HandoffObjects
 	flows   flowTable
 	sockets []*afxdp.Socket
-	mode    Mode
+	mode    atomic.Value // Mode; asked for by connections that come before Attach returns
 	reading sync.RWMutex // of maps, which Close must not close meanwhile
 
 	detach, close sync.Once
@@ -399,7 +399,7 @@ func (r *Responder) attachNew() error {
 	}
 	if r.opts.Mode != Generic {
 		if native = r.attach(link.XDPDriverMode); native == nil {
-			r.mode = Native
+			r.mode.Store(Native)
 			return nil
 		}
 		native = explainAttach(r.dev, Native, native)
@@ -414,7 +414,7 @@ func (r *Responder) attachNew() error {
 	if err := r.attach(link.XDPGenericMode); err != nil {
 		return errors.Join(native, explainAttach(r.dev, Generic, err))
 	}
-	r.mode = Generic
+	r.mode.Store(Generic)
 	return nil
 }
 
@@ -553,14 +553,17 @@ func (r *Responder) Advice() (list []string) {
 	if r.dev.driver == "veth" {
 		list = append(list, "on a veth pair the SYN/ACKs arrive only if the other end runs an XDP program too (XDP_PASS will do)")
 	}
-	if r.mode == Generic && len(r.sockets) > 0 {
+	if r.Mode() == Generic && len(r.sockets) > 0 {
 		list = append(list, fmt.Sprintf("generic mode: frames that GRO has merged are lost; turn it off with: ethtool -K %s gro off", r.dev.name))
 	}
 	return list
 }
 
 // Mode is the mode reached: Native or Generic; "" before Attach.
-func (r *Responder) Mode() Mode { return r.mode }
+func (r *Responder) Mode() Mode {
+	mode, _ := r.mode.Load().(Mode)
+	return mode
+}
 
 // Interface is the interface's name.
 func (r *Responder) Interface() string { return r.dev.name }

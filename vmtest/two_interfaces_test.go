@@ -53,9 +53,9 @@ func TestTwoInterfacesOfAHostServeTheSamePort(t *testing.T) {
 	must(c.Close())
 	first.eventually("the first client's connection", func(s samples) bool { return s.opened() == 1 })
 
-	c, err = second.Dial(t.Context(), "tcp", netip.AddrPortFrom(near, 8080).String())
+	d, err := second.Dial(t.Context(), "tcp", netip.AddrPortFrom(near, 8080).String())
 	must(err)
-	must(c.Close())
+	must(d.Close())
 	if n := first.scrape().opened(); n != 1 {
 		t.Errorf("the first interface's xdptcp opened %v connections", n)
 	}

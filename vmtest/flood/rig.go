@@ -48,7 +48,7 @@ func (o *Options) newRig(s Server) (_ *rig, err error) {
 	case Swap:
 		err = r.gen.attach(r.lab.Server, r.lab.Server.IfIndex, r.gen.objects.Swap, link.XDPDriverMode)
 	case Xdptcp:
-		err = r.serve(o.Binary, "attach", r.lab.Server.Iface, "--mode", "native", "--metrics", "",
+		err = r.serve(o.Binary, "attach", r.lab.Server.Iface, "--mode", "native", "--pin", "", "--metrics", "",
 			"--listen", fmt.Sprintf(":%d=http", port))
 	case Kernel:
 		if err = r.gen.attach(r.lab.Server, r.lab.Server.IfIndex, r.gen.objects.Pass, link.XDPDriverMode); err != nil {
