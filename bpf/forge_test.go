@@ -245,13 +245,14 @@ func TestMACBitsMatchByChance(t *testing.T) {
 		var leading [25]uint64 // by how many at least
 		var each [32]uint64
 		o := exampleOffer()
+		o.Timestamps = timestamps
 		previous := uint32(0)
 		for i := range uint32(n) {
 			o.Remote = netip.AddrPortFrom(families[i%2].client.Addr(), uint16(i>>1))
 			o.Local = families[i%2].server
-			mac := cookieMAC(siphash(&k.Key[1], 2, 4, cookieMessage(cookiePeer(k, o.Remote, o.Local), i>>8)), timestamps)
-			differs := mac ^ previous
-			previous = mac
+			iss, _, _ := MakeCookie(k, o, i>>8, 5000)
+			differs := iss ^ previous // of the same offer, so of the MACs and masks
+			previous = iss
 			for n := min(bits.LeadingZeros32(differs), 24); n > 0; n-- {
 				leading[n]++
 			}
