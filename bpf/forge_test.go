@@ -235,29 +235,41 @@ func TestOneCookieInTwoToThe24IsRight(t *testing.T) {
 	}
 }
 
-// Random ACKs against random tuples: the MAC's first k bits match as often as chance has it. A
-// MAC that mixes badly, or with a bit that doesn't depend on the key, fails at some k.
+// A forger may know other cookies, of connections that differ in as little as a port or a number. They tell
+// nothing: the first k bits of two MACs are the same as often as chance has it, for every k, and so is
+// each bit alone. A MAC that mixes badly, or has a bit that depends on nothing, fails.
 func TestMACBitsMatchByChance(t *testing.T) {
 	const n = 1 << 20
 	k := testKeys()
 	for _, timestamps := range []bool{true, false} {
-		r := random(2)
-		var matches [25]uint64 // by how many leading bits match at least
+		var leading [25]uint64 // by how many at least
+		var each [32]uint64
 		o := exampleOffer()
+		o.Timestamps = timestamps
+		previous := uint32(0)
 		for i := range uint32(n) {
 			o.Remote = netip.AddrPortFrom(families[i%2].client.Addr(), uint16(i>>1))
 			o.Local = families[i%2].server
-			iss := r.Uint32()
-			hash := sipWords(&k.Key[iss&3], 2, 4, cookieBlock(cookiePeer(k, o.Remote, o.Local), i))
-			for n := min(bits.LeadingZeros32(cookieMAC(hash, timestamps)^iss), 24); n > 0; n-- {
-				matches[n]++
+			iss, _, _ := MakeCookie(k, o, i>>8, 5000)
+			differs := iss ^ previous // of the same offer, so of the MACs and masks
+			previous = iss
+			for n := min(bits.LeadingZeros32(differs), 24); n > 0; n-- {
+				leading[n]++
+			}
+			for bit := range each {
+				each[bit] += uint64(^differs >> bit & 1)
+			}
+		}
+		check := func(what string, bit int, got uint64, expected float64) {
+			if off := math.Abs(float64(got) - expected); off > 5*math.Sqrt(expected)+5 {
+				t.Errorf("timestamps %v: %s %d in %d of %d MACs, want about %.0f", timestamps, what, bit, got, n, expected)
 			}
 		}
 		for bits := 1; bits <= 19; bits++ {
-			expected := math.Ldexp(n, -bits)
-			if off := math.Abs(float64(matches[bits]) - expected); off > 5*math.Sqrt(expected)+5 {
-				t.Errorf("timestamps %v: %d of %d ACKs match %d bits, want about %.0f", timestamps, matches[bits], n, bits, expected)
-			}
+			check("the same first bits, at least", bits, leading[bits], math.Ldexp(n, -bits))
+		}
+		for bit := 2; bit < 32; bit++ { // all that the MAC and the mask of opts have
+			check("the same bit", bit, each[bit], n/2)
 		}
 	}
 }
