@@ -119,6 +119,7 @@ func spoofed(v4 bool, i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18 + byte(i>>16&1), byte(i >> 8), byte(i)}), port)
 	}
 	a := netip.MustParseAddr("2001:2::").As16()
+	a[5] = byte(i) // of many networks: what goes to one may be limited
 	binary.BigEndian.PutUint32(a[12:], uint32(i))
 	return netip.AddrPortFrom(netip.AddrFrom16(a), port)
 }

@@ -25,11 +25,13 @@
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 
-/* The sources: 198.18.0.0/15 (RFC 2544), and a /48 of 2001:db8::/32 (RFC 3849). */
+/* The sources: 198.18.0.0/15 (RFC 2544), and 4096 /48s of 2001:db8::/32 (RFC 3849): a responder may
+ * limit what it sends to one. */
 #define SOURCE4	     0xc6120000
 #define SOURCE4_MASK 0xfffe0000
 #define SOURCE6	     0x20010db8
-#define SOURCE6_SITE 0xf1000000u /* 2001:db8:f100::/48 */
+#define SOURCE6_SITE 0xf0000000u /* 2001:db8:f000::/36 */
+#define SOURCE6_MASK 0xf0000000u
 
 /* The client's interface. Frames of any other are not for us: the program is on lo, too. */
 const volatile __u32 cfg_ifindex;
@@ -122,8 +124,9 @@ int syn6(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ipv6hdr *ip = data + ETH_HLEN;
+	struct tcphdr *tcp = (void *)(ip + 1);
+	__be32 site, host;
 	__u64 random;
-	__be32 host;
 
 	if (ctx->ingress_ifindex != cfg_ifindex)
 		return XDP_PASS;
@@ -132,8 +135,11 @@ int syn6(struct xdp_md *ctx)
 	copy_template(data, FRAME6);
 	random = next_random();
 	host = bpf_htonl(random >> 32);
+	site = bpf_htonl(random >> 28 & ~SOURCE6_MASK & 0xffff0000);
+	ip->saddr.in6_u.u6_addr32[1] |= site;
 	ip->saddr.in6_u.u6_addr32[3] = host;
-	set_source((void *)(ip + 1), host, host, random);
+	tcp->check = amend(tcp->check, site);
+	set_source(tcp, host, host, random);
 	return XDP_TX;
 }
 
@@ -144,7 +150,8 @@ static __always_inline bool source4(__be32 addr)
 
 static __always_inline bool source6(const __be32 *addr)
 {
-	return addr[0] == bpf_htonl(SOURCE6) && addr[1] == bpf_htonl(SOURCE6_SITE);
+	return addr[0] == bpf_htonl(SOURCE6) &&
+	       (addr[1] & bpf_htonl(SOURCE6_MASK)) == bpf_htonl(SOURCE6_SITE);
 }
 
 /* A segment of the flood comes back. `from` and `to` are the last words of its addresses. */

@@ -25,7 +25,7 @@ var families = []struct {
 	source netip.Prefix
 }{
 	{"IPv4", false, 74, netip.MustParsePrefix("198.18.0.0/15")},
-	{"IPv6", true, 94, netip.MustParsePrefix("2001:db8:f100::/48")},
+	{"IPv6", true, 94, netip.MustParsePrefix("2001:db8:f000::/36")},
 }
 
 func newTestGenerator(t *testing.T, v6 bool) *generator {

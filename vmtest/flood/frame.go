@@ -12,7 +12,7 @@ import (
 // The first of the flood's source addresses: flood.c.
 var (
 	source4 = netip.MustParseAddr("198.18.0.0")
-	source6 = netip.MustParseAddr("2001:db8:f100::")
+	source6 = netip.MustParseAddr("2001:db8:f000::")
 )
 
 // The options of a Linux client's SYN: MSS 1460, SACK permitted, timestamps, NOP, window scale 7.
