@@ -69,11 +69,15 @@ static const __u16 mss_class[MSS_CLASSES] = { 64, 536, 1220, 1360, 1400, 1440, 1
 
 static __always_inline __u32 mss_to_class(__u16 mss)
 {
-	__u32 class = 0;
+	__u32 class = MSS_CLASSES - 1;
 
+	/* From above: most clients are near the top. */
 #pragma unroll
-	for (int i = 1; i < MSS_CLASSES; i++)
-		class += mss >= mss_class[i];
+	for (int i = MSS_CLASSES - 1; i > 0; i--) {
+		if (mss >= mss_class[i])
+			break;
+		class--;
+	}
 	return class;
 }
 

@@ -42,6 +42,7 @@ struct segment {
 	__u64 addr_sum; /* of the pseudo-header */
 	__u64 now;	/* ticks */
 	__u64 services; /* that it is for */
+	bool kernel;	/* which the kernel serves */
 	struct tuple tuple;
 	__u8 flags;
 	const bool v6;
@@ -103,7 +104,7 @@ static __always_inline bool for_us(const struct ethhdr *eth)
 /* An address that no answer can reach: RFC 1122, 3.2.1.3; RFC 6890. */
 static __always_inline bool bad_source4(const struct iphdr *ip)
 {
-	__u8 first = bpf_ntohl(ip->saddr) >> 24;
+	__u8 first = *(const __u8 *)&ip->saddr;
 
 	return first == 0 || first == 127 || first >= 224;
 }

@@ -132,7 +132,7 @@ static __always_inline struct bpf_fib_lookup *find_route(struct xdp_md *ctx,
 	}
 	if (bpf_fib_lookup(ctx, fib, sizeof(*fib), 0))
 		return NULL;
-	return fib->ifindex == ctx->ingress_ifindex || s->services & cfg_kernel ? fib : NULL;
+	return fib->ifindex == ctx->ingress_ifindex || s->kernel ? fib : NULL;
 }
 
 /* The engine answers to the MAC address that a frame came from: make that the next hop's. */

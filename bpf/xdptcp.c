@@ -121,7 +121,7 @@ static __always_inline enum reason unwelcome(const struct segment *s)
  */
 static __always_inline __u32 timestamp_clock(const struct cookie_keys *k, const struct segment *s)
 {
-	if (s->services & cfg_kernel)
+	if (s->kernel)
 		return (bpf_ktime_get_coarse_ns() + (k->clock << TICK_SHIFT)) / 1000000;
 	return s->now + k->clock;
 }
@@ -140,7 +140,7 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 		return drop(DROP_BAD_CHECKSUM);
 	if (!syn_options(ctx, s, &o))
 		return drop(DROP_BAD_TCP);
-	if (s->services & cfg_kernel)
+	if (s->kernel)
 		o.flags &= cfg_kernel_options;
 	if (!o.mss)
 		o.mss = s->v6 ? MSS_DEFAULT6 : MSS_DEFAULT4;
@@ -151,7 +151,7 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 	r.flags = TCP_SYN | TCP_ACK;
 	r.window = cfg_window;
 	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4,
-		      s->services & cfg_kernel ? cfg_kernel_wscale : cfg_wscale, tsval);
+		      s->kernel ? cfg_kernel_wscale : cfg_wscale, tsval);
 	return send_reply(ctx, s, &r);
 }
 
@@ -206,14 +206,14 @@ static __always_inline enum xdp_action refuse(struct xdp_md *ctx, const struct s
 static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct segment *s,
 					     const struct control *c)
 {
-	bool kernel = s->services & cfg_kernel, armed = s->services & c->armed;
+	bool armed = s->services & c->armed;
 	int guard = GUARD_UP;
 	__u8 kind = s->flags & (TCP_SYN | TCP_ACK | TCP_RST);
 	struct handshake made = {}, *h;
 	enum reason why;
 	long err;
 
-	if (kernel) {
+	if (s->kernel) {
 		if (kernel_has(ctx, s))
 			return pass(PASS_KERNEL_FLOW);
 		if (!armed)
@@ -241,7 +241,7 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 	why = kind == TCP_ACK ? final_ack(ctx, s, &made) : DROP_NO_FLOW;
 	if (why != REDIRECT_OPENED) /* the kernel's own cookies may be on their way back */
 		return guard == GUARD_UP ? refuse(ctx, s, why) : pass(PASS_PEACE);
-	if (kernel)
+	if (s->kernel)
 		return attach_record(ctx, &made) ? pass(PASS_HANDED_OVER) : drop(DROP_NO_ROOM);
 	if (cfg_reply_fib && !come_from_route(ctx, s))
 		return drop(DROP_NO_ROUTE);
@@ -260,6 +260,7 @@ static __always_inline enum xdp_action ours(struct xdp_md *ctx, struct segment *
 	s->now = now_ticks();
 	if (!c || (s->now > c->lease && !(s->services & cfg_outlive)))
 		return pass(PASS_NO_LEASE);
+	s->kernel = s->services & cfg_kernel;
 	s->flags = tcp_flags(s->tcp);
 	s->tcp_hlen = tcp_data_offset(s->tcp);
 	if (s->tcp_hlen < sizeof(struct tcphdr) || s->tcp_hlen > s->tcp_len)

@@ -54,8 +54,9 @@ for series in 6.1 6.12; do
 	kernel "$package"
 	root=$work/root
 	rm -rf "$root"
-	mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp"
+	mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/src"
 	cp /bin/busybox "$work/bpf.test" "$root/bin/"
+	cp -r bpf/*.h bpf/*.c bpf/testdata "$root/src/"
 	module "$package" drivers/net/veth
 	cat >"$root/init" <<-EOF2
 		#!/bin/busybox sh
@@ -66,7 +67,7 @@ for series in 6.1 6.12; do
 		mount -t tmpfs tmp /tmp
 		insmod /veth.ko
 		ip link set lo up
-		cd /tmp
+		cd /src
 		CI=true PATH=/bin HOME=/tmp bpf.test -test.short -test.v -test.run '$pattern'
 		echo "guest exit \$?"
 		poweroff -f
@@ -84,10 +85,10 @@ for series in 6.1 6.12; do
 	skipped=$(grep -c -e '^--- SKIP' "$log" || true)
 	echo "kernel $(ls "$cache/$package/lib/modules"): $verdict, $passed tests passed, $skipped skipped"
 	grep -h -o 'verifier: .*' "$log" | sed 's/^/  /' || true
-	grep -A2 -e '--- SKIP' "$log" | sed 's/^/  /' || true
+	grep -A1 -e '^--- SKIP' "$log" | sed 's/^/  /' || true
 	if [ $verdict != ok ]; then
 		failed=1
-		grep -e '--- FAIL' -e '_test.go:' -e 'panic' -e 'RIP:' "$log" | head -40 || tail -40 "$log"
+		grep -B10 -e '--- FAIL' -e 'panic' -e 'RIP:' "$log" | head -60 || tail -40 "$log"
 	fi
 done
 exit $failed
