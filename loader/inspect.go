@@ -50,6 +50,7 @@ type State struct {
 	Reasons [bpf.ReasonCount]uint64
 
 	Shield   Shield // of kernel services; "": there are none
+	Outlives bool   // they are protected without a daemon, too
 	ShieldUp bool   // with ShieldAuto: SYNs are so many that XDP answers them
 
 	at place
@@ -67,7 +68,7 @@ func (s State) Pin(dir string) string {
 func (s State) Degraded() error {
 	switch {
 	case !s.Alive:
-		return errors.New("no living daemon: packets pass to the kernel")
+		return errors.New("no living daemon")
 	case s.Mode == Generic:
 		return errors.New("generic mode")
 	}
@@ -197,6 +198,11 @@ func (s *State) readShield(a *attached) error {
 	if err != nil || kernel == 0 {
 		return err
 	}
+	outlive, err := readConstant(rodata, "cfg_outlive")
+	if err != nil {
+		return err
+	}
+	s.Outlives = outlive != 0
 	s.Shield = ShieldAlways
 	auto, err := readConstant(rodata, "cfg_shield")
 	if err != nil || auto == 0 {

@@ -747,3 +747,71 @@ func TestDataWithoutABareACKBeforeItIsHandedOver(t *testing.T) {
 		t.Errorf("%v connections were handed over, want 2", n)
 	}
 }
+
+// A connection is made before, between and after two replacements, with SYNs answered by XDP all along; killed, the daemon
+// is not needed; and the services of the next one take the place of these, without a trace.
+func TestKernelServicesAreReplacedAndOutliveTheirDaemon(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	plainEcho(t, l, ":8080")
+	d := attach(t, l, kernelService("--outlive")...)
+	var kept []net.Conn
+	say := func(when string) {
+		t.Helper()
+		for _, f := range families(l) {
+			c, err := dialTo(l, f.addr(8080))
+			if err != nil {
+				t.Fatalf("%s: %s: %v", when, f.name, err)
+			}
+			t.Cleanup(func() { c.Close() })
+			kept = append(kept, c)
+		}
+		for i, c := range kept {
+			if err := echo(c, payload(uint64(i), 1000)); err != nil {
+				t.Fatalf("%s: connection %d: %v", when, i, err)
+			}
+		}
+	}
+	tcx := func() (n int) {
+		t.Helper()
+		err := l.Server.Do(func() error {
+			dev, err := netlink.LinkByName(l.Server.Iface)
+			if err != nil {
+				return err
+			}
+			on, err := link.QueryPrograms(link.QueryOptions{Target: dev.Attrs().Index, Attach: ebpf.AttachTCXIngress})
+			if err == nil {
+				n = len(on.Programs)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	say("at first")
+	for range 2 {
+		d = replace(t, l, d, kernelService("--outlive")...)
+		say("replaced")
+		if got := d.handedOver(); got != 2 {
+			t.Errorf("%v connections were handed over, want 2", got)
+		}
+	}
+	if n := tcx(); n != 1 {
+		t.Errorf("%d tcx programs, want 1", n)
+	}
+
+	d.signal(unix.SIGKILL)
+	time.Sleep(1500 * time.Millisecond) // the lease is over
+	say("killed")
+	if r, code := d.statusJSON(); code != 4 || r.Interfaces[0].Packets["pass"]["handed_over"] != 4 {
+		t.Errorf("status %d: %v", code, r.Interfaces[0].Packets)
+	}
+
+	d = attach(t, l, "--listen", ":81=echo")
+	say("of another service, which leaves this one to the kernel")
+	if n := tcx(); n != 0 {
+		t.Errorf("%d tcx programs of a daemon without kernel services", n)
+	}
+}

@@ -68,7 +68,7 @@ for series in 6.1 6.12; do
 		insmod /veth.ko
 		ip link set lo up
 		cd /src
-		CI=true PATH=/bin HOME=/tmp bpf.test -test.short -test.v -test.run '$pattern'
+		CI=true PATH=/bin HOME=/tmp bpf.test -test.v -fuzz.frames 50000 -twin.handshakes 5000 -test.run '$pattern'
 		echo "guest exit \$?"
 		poweroff -f
 	EOF2

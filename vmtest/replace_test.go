@@ -47,7 +47,7 @@ func answers(tap *lab.Capture) map[netip.AddrPort]int {
 }
 
 func isSpoofed(a netip.Addr) bool {
-	return netip.MustParsePrefix("198.18.0.0/15").Contains(a) || netip.MustParsePrefix("2001:2::/48").Contains(a)
+	return netip.MustParsePrefix("198.18.0.0/15").Contains(a) || netip.MustParsePrefix("2001:2::/32").Contains(a)
 }
 
 // While SYNs keep coming and clients connect, one daemon replaces another, several times.

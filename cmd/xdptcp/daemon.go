@@ -185,6 +185,9 @@ func (d *daemon) wait(ctx context.Context) error {
 // what it reads once it shuts down.
 func (d *daemon) retire() {
 	d.retired = true
+	if d.engine == nil {
+		return // the kernel has the connections
+	}
 	d.engine.Retire()
 	for end := time.Now().Add(retireGrace); time.Now().Before(end) && d.engine.Stats().Open > 0; {
 		time.Sleep(5 * time.Millisecond)

@@ -84,7 +84,7 @@ type statusInterface struct {
 // statusDaemon is the process that serves, or did.
 type statusDaemon struct {
 	PID     int     `json:"pid"`
-	Alive   bool    `json:"alive"`    // if not, packets pass to the kernel
+	Alive   bool    `json:"alive"`    // if not, packets pass to the kernel, but for kernel services that outlive it
 	DeadFor float64 `json:"dead_for"` // seconds; 0 if alive
 }
 
@@ -125,13 +125,17 @@ func servicesThatAre(s loader.State, armed bool) []string {
 }
 
 func daemonText(s loader.State) string {
+	without := "packets pass to the kernel"
+	if s.Outlives {
+		without = "kernel services go on, all other packets pass to the kernel"
+	}
 	switch {
 	case s.Alive:
 		return fmt.Sprintf("pid %d, alive", s.PID)
 	case s.DeadFor == 0:
-		return fmt.Sprintf("pid %d, not serving: packets pass to the kernel", s.PID)
+		return fmt.Sprintf("pid %d, not serving: %s", s.PID, without)
 	}
-	return fmt.Sprintf("pid %d, dead for %v: packets pass to the kernel", s.PID, s.DeadFor.Round(100*time.Millisecond))
+	return fmt.Sprintf("pid %d, dead for %v: %s", s.PID, s.DeadFor.Round(100*time.Millisecond), without)
 }
 
 func statusText(e *env, states []loader.State, pinDir string) error {
