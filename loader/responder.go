@@ -429,6 +429,7 @@ func (r *Responder) attach(flags link.XDPAttachFlags) (err error) {
 // replaced or detached by another process leaves both to that one.
 func (r *Responder) Detach() {
 	r.detach.Do(func() {
+		r.stopWatch()
 		if r.lease != nil {
 			r.lease.end()
 		}
@@ -457,7 +458,6 @@ func (r *Responder) Detach() {
 func (r *Responder) Close() {
 	r.Detach()
 	r.close.Do(func() {
-		r.stopWatch()
 		if r.handoffLink != nil {
 			_ = r.handoffLink.Close() // only closes a file descriptor
 		}
