@@ -76,7 +76,7 @@ static __always_inline __u32 mss_to_class(__u16 mss)
 	for (int i = MSS_CLASSES - 1; i > 0; i--) {
 		if (mss >= mss_class[i])
 			break;
-		class--;
+		class --;
 	}
 	return class;
 }

@@ -233,6 +233,9 @@ func (w *world) ours(v *view, now uint64) outcome {
 		return w.syn(v, now)
 	case ack:
 		h, why := w.finalAck(v, now)
+		if why != RedirectOpened && !armed {
+			return give(PassDisarmed)
+		}
 		if why != RedirectOpened {
 			return w.refuse(v, why)
 		}
@@ -242,6 +245,9 @@ func (w *world) ours(v *view, now uint64) outcome {
 		o := w.engine(v, RedirectOpened, record(h))
 		o.opened = &h
 		return o
+	}
+	if !armed { // of a connection whose SYN was the kernel's
+		return give(PassDisarmed)
 	}
 	return give(DropNoFlow)
 }

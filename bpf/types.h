@@ -40,7 +40,7 @@ enum reason {
 	DROP_NO_ROOM = 21, /* the driver gave no room for metadata or for the reply's options */
 	/* More of XDP_PASS: for one of our services, and yet the kernel's. */
 	PASS_NO_LEASE = 22,    /* the daemon is dead or hung: see struct control */
-	PASS_DISARMED = 23,    /* a SYN for a service that is not armed */
+	PASS_DISARMED = 23,    /* of no connection of ours, for a service that is not armed */
 	PASS_PEACE = 24,       /* a SYN for a kernel service, below the shield's rate */
 	PASS_KERNEL_FLOW = 25, /* of a connection that the kernel has */
 	PASS_HANDED_OVER = 26, /* a valid final ACK for a kernel service, with its record */

@@ -239,8 +239,12 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 		return answer_syn(ctx, s);
 	}
 	why = kind == TCP_ACK ? final_ack(ctx, s, &made) : DROP_NO_FLOW;
-	if (why != REDIRECT_OPENED) /* the kernel's own cookies may be on their way back */
+	if (why != REDIRECT_OPENED) {
+		if (!armed) /* of a connection whose SYN was the kernel's */
+			return pass(PASS_DISARMED);
+		/* the kernel's own cookies may be on their way back */
 		return guard == GUARD_UP ? refuse(ctx, s, why) : pass(PASS_PEACE);
+	}
 	if (s->kernel)
 		return attach_record(ctx, &made) ? pass(PASS_HANDED_OVER) : drop(DROP_NO_ROOM);
 	if (cfg_reply_fib && !come_from_route(ctx, s))

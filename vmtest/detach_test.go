@@ -202,3 +202,33 @@ func TestDisarmLeavesNewConnectionsToTheKernelAndArmTakesThemBack(t *testing.T) 
 	says(":8080=http: armed\n:7=echo: armed\n", "arm", "srv0")
 	expect(8080, false)
 }
+
+// Attached idle, beside a server of the kernel's: its connections are made and go on as if nobody were there. Armed, new ones
+// are ours, by a write into a map: the link is the same.
+func TestAttachedIdleTheKernelServesUntilArmed(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	addr := families(l)[0].addr(8080)
+	kernelEcho(t, l, addr)
+	attach(t, l, "--takeover", "--disarmed", "--listen", ":8080=discard")
+	id := xdpProgram(t, l.Server)
+	for range 3 {
+		if !echoes(l, addr) {
+			t.Fatal("the kernel's server is not reached")
+		}
+	}
+	for _, step := range []struct {
+		verb   string
+		kernel bool
+	}{{"arm", false}, {"disarm", true}} {
+		if _, stderr, code := run(t, l.Server, step.verb, "srv0"); code != 0 {
+			t.Fatalf("%s: exit code %d: %s", step.verb, code, stderr)
+		}
+		if echoes(l, addr) != step.kernel {
+			t.Errorf("after %s, the kernel's server is reached: %t", step.verb, !step.kernel)
+		}
+	}
+	if xdpProgram(t, l.Server) != id {
+		t.Error("the program is another one")
+	}
+}

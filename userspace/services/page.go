@@ -273,7 +273,7 @@ var reasonMeanings = map[bpf.Reason]string{
 	bpf.DropTableFull:    "a valid final ACK, but the table is full",
 	bpf.DropNoRoom:       "the driver left no room to answer",
 	bpf.PassNoLease:      "for a service, but its daemon is gone or hangs",
-	bpf.PassDisarmed:     "a SYN for a service that is not armed",
+	bpf.PassDisarmed:     "of no connection of ours, for a service that is not armed",
 	bpf.PassPeace:        "a SYN for a service of the kernel, while there are few",
 	bpf.PassKernelFlow:   "of a connection that the kernel has",
 	bpf.PassHandedOver:   "a final ACK with a valid cookie, for a service of the kernel",
