@@ -58,7 +58,7 @@ static __always_inline __u32 option_word(const struct option_walk *w, __u32 at)
 
 /* One option; nonzero ends the walk. A length that can't be ends it too: what was read before
  * stands, what follows can't be told from noise. */
-static long option_step(__u32 i, void *ctx)
+static long option_step(__u32 i __attribute__((unused)), void *ctx)
 {
 	struct option_walk *w = ctx;
 	__u32 at = w->at;

@@ -142,7 +142,7 @@ struct ip4_walk {
 	enum reason why;
 };
 
-static long ip4_option_step(__u32 i, void *ctx)
+static long ip4_option_step(__u32 i __attribute__((unused)), void *ctx)
 {
 	struct ip4_walk *w = ctx;
 	__u32 at = w->at & 63;
@@ -212,7 +212,7 @@ static __always_inline bool is_extension(__u32 next)
 	       next == IP6_DESTINATION;
 }
 
-static long ip6_extension_step(__u32 i, void *ctx)
+static long ip6_extension_step(__u32 i __attribute__((unused)), void *ctx)
 {
 	struct ip6_walk *w = ctx;
 	__u8 head[4]; /* next header, length, routing type, segments left */

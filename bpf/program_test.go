@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
@@ -345,5 +346,28 @@ func expectFewInstructions(t *testing.T, p *ebpf.Program) {
 	t.Logf("verifier: %d instructions processed; program: %d bytes of machine code", n, jited)
 	if n > 500_000 {
 		t.Errorf("the verifier processed %d instructions, more than 500,000", n)
+	}
+}
+
+// The tcx program of kernel services loads wherever the kernel has what it is made for.
+func TestHandOffLoads(t *testing.T) {
+	needRoot(t)
+	kernel, err := btf.LoadKernelSpec()
+	must(t, err)
+	var assign *btf.Func
+	if kernel.TypeByName("bpf_sk_assign_tcp_reqsk", &assign) != nil {
+		t.Skip("kernel services need Linux 6.9 or later")
+	}
+	spec, err := LoadHandoff()
+	must(t, err)
+	var o HandoffObjects
+	must(t, spec.LoadAndAssign(&o, nil))
+	defer o.Close()
+	info, err := o.Handoff.Info()
+	must(t, err)
+	n, _ := info.VerifiedInstructions()
+	t.Logf("verifier: %d instructions processed for the tcx program", n)
+	if n > 100_000 {
+		t.Errorf("the verifier processed %d instructions, more than 100,000", n)
 	}
 }

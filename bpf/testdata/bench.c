@@ -72,7 +72,7 @@ int restore(struct xdp_md *ctx)
 }
 
 SEC("xdp")
-int empty(struct xdp_md *ctx)
+int empty(struct xdp_md *ctx __attribute__((unused)))
 {
 	return XDP_PASS;
 }

@@ -226,7 +226,7 @@ int swap(struct xdp_md *ctx)
 
 /* In front of a kernel listener: veth takes XDP frames only where there is a program. */
 SEC("xdp")
-int pass(struct xdp_md *ctx)
+int pass(struct xdp_md *ctx __attribute__((unused)))
 {
 	return XDP_PASS;
 }
