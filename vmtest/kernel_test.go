@@ -809,7 +809,7 @@ func TestKernelServicesAreReplacedAndOutliveTheirDaemon(t *testing.T) {
 		t.Errorf("status %d: %v", code, r.Interfaces[0].Packets)
 	}
 
-	d = attach(t, l, "--listen", ":81=echo")
+	attach(t, l, "--listen", ":81=echo")
 	say("of another service, which leaves this one to the kernel")
 	if n := tcx(); n != 0 {
 		t.Errorf("%d tcx programs of a daemon without kernel services", n)
