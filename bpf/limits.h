@@ -2,7 +2,7 @@
 /*
  * What is done only so often, and who may connect at all. Events are counted per CPU, in windows of
  * time: no cache line is shared, and the loader divides what the operator allows by the number of
- * RX queues.
+ * CPUs that receive.
  */
 #ifndef XDPTCP_LIMITS_H
 #define XDPTCP_LIMITS_H

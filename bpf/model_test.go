@@ -219,6 +219,9 @@ func (w *world) ours(v *view, now uint64) outcome {
 		return give(DropBadFlags)
 	}
 	armed, kernel := v.services&w.control.Armed != 0, v.services&w.kernel != 0
+	if kernel && v.link > ethLen+4 {
+		return give(PassTwoTags)
+	}
 	if kernel && !armed {
 		return give(PassDisarmed)
 	}

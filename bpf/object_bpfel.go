@@ -141,7 +141,8 @@ const (
 	objectReasonDROP_NO_SOCKET     objectReason = 35
 	objectReasonPASS_NO_LISTENER   objectReason = 36
 	objectReasonPASS_NOT_ASSIGNED  objectReason = 37
-	objectReasonREASON_COUNT       objectReason = 38
+	objectReasonPASS_TWO_TAGS      objectReason = 38
+	objectReasonREASON_COUNT       objectReason = 39
 )
 
 type objectShield struct {

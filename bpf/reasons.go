@@ -47,6 +47,7 @@ const (
 	DropNoSocket     = objectReasonDROP_NO_SOCKET
 	PassNoListener   = objectReasonPASS_NO_LISTENER
 	PassNotAssigned  = objectReasonPASS_NOT_ASSIGNED
+	PassTwoTags      = objectReasonPASS_TWO_TAGS
 
 	// ReasonCount is how many there are.
 	ReasonCount = int(objectReasonREASON_COUNT)
@@ -79,6 +80,7 @@ var reasonNames = [ReasonCount]string{
 	DropNoSocket:    "DROP_NO_SOCKET",
 	PassNoListener:  "PASS_NO_LISTENER",
 	PassNotAssigned: "PASS_NOT_ASSIGNED",
+	PassTwoTags:     "PASS_TWO_TAGS",
 }
 
 // ReasonLabels are a reason's verdict ("pass", "tx", "redirect", "drop") and its name in lower

@@ -55,6 +55,7 @@ var frozenReasons = []struct {
 	{35, "drop", "no_socket"},
 	{36, "pass", "no_listener"},
 	{37, "pass", "not_assigned"},
+	{38, "pass", "two_tags"},
 }
 
 func TestReasonsAreFrozen(t *testing.T) {

@@ -59,6 +59,8 @@ enum reason {
 	/* Of the tc program, behind PASS_HANDED_OVER */
 	PASS_NO_LISTENER = 36,	/* nobody listens: the kernel answers with RST */
 	PASS_NOT_ASSIGNED = 37, /* the kernel refused the request socket */
+	/* And one more of XDP_PASS */
+	PASS_TWO_TAGS = 38, /* for a kernel service, with two VLAN tags: can't be handed over */
 	REASON_COUNT
 };
 

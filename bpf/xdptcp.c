@@ -214,6 +214,9 @@ static __always_inline enum xdp_action serve(struct xdp_md *ctx, const struct se
 	long err;
 
 	if (s->kernel) {
+		if (s->link_len >
+		    ETH_HLEN + VLAN_TAG) /* the tc program would not see its IP header */
+			return pass(PASS_TWO_TAGS);
 		if (kernel_has(ctx, s))
 			return pass(PASS_KERNEL_FLOW);
 		if (!armed)

@@ -204,8 +204,8 @@ func (r *Responder) kernelConstants() map[string]any {
 	set := kernelServices(r.opts.Services)
 	constants := map[string]any{
 		"cfg_kernel":     set,
-		"cfg_shield_on":  perWindow(r.opts.ShieldOn, r.dev.queues),
-		"cfg_shield_off": perWindow(r.opts.ShieldOff, r.dev.queues),
+		"cfg_shield_on":  perWindow(r.opts.ShieldOn, receivers(r.dev.queues)),
+		"cfg_shield_off": perWindow(r.opts.ShieldOff, receivers(r.dev.queues)),
 	}
 	if set != 0 {
 		constants["cfg_kernel_wscale"] = r.host.wscale
@@ -303,7 +303,7 @@ func (r *Responder) ShieldUp() (bool, error) {
 	}
 	r.reading.RLock()
 	defer r.reading.RUnlock()
-	return readShields(r.objects.Shields, perWindow(r.opts.ShieldOff, r.dev.queues))
+	return readShields(r.objects.Shields, perWindow(r.opts.ShieldOff, receivers(r.dev.queues)))
 }
 
 // readShields says whether the shield is up on any CPU.

@@ -40,13 +40,15 @@ type Limits struct {
 // window is the time in which XDP counts events: limits.h.
 const window = time.Duration(1) << (bpf.TickShift + bpf.WindowShift)
 
-// perWindow is a number per second on the interface as one per CPU and window. Each CPU sees its share of the
-// RX queues, if the NIC spreads packets well.
-func perWindow(perSecond, queues int) uint32 {
+// receivers are how many CPUs share an interface's packets, if the NIC spreads them well.
+func receivers(queues int) int { return min(queues, runtime.NumCPU()) }
+
+// perWindow is a number per second on the interface as one per window and receiving CPU.
+func perWindow(perSecond, receivers int) uint32 {
 	if perSecond == 0 {
 		return 0
 	}
-	n := float64(perSecond) * window.Seconds() / float64(min(queues, runtime.NumCPU()))
+	n := float64(perSecond) * window.Seconds() / float64(receivers)
 	return uint32(max(1, math.Round(n)))
 }
 
@@ -60,8 +62,8 @@ func (l Limits) check() error {
 }
 
 func (l Limits) constants(c map[string]any, queues int) {
-	c["cfg_reply_cap"] = perWindow(l.Replies, queues)
-	c["cfg_open_cap"] = perWindow(l.Opens, queues)
+	c["cfg_reply_cap"] = perWindow(l.Replies, receivers(queues))
+	c["cfg_open_cap"] = perWindow(l.Opens, receivers(queues))
 	c["cfg_reset"] = l.ResetBadACKs
 	c["cfg_reply_fib"] = l.RouteReplies
 }

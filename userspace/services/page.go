@@ -288,6 +288,7 @@ var reasonMeanings = map[bpf.Reason]string{
 	bpf.DropNoSocket:     "of a connection, but its queue has no socket",
 	bpf.PassNoListener:   "handed to the kernel, where nobody listens",
 	bpf.PassNotAssigned:  "handed to the kernel, which refused it",
+	bpf.PassTwoTags:      "for a service of the kernel, with two VLAN tags",
 }
 
 // count groups digits by three, with narrow no-break spaces.
