@@ -179,6 +179,11 @@ func (r *Responder) checkKernelServices() (err error) {
 			continue
 		}
 		found, err := listeners(s.Port)
+		if errors.Is(err, unix.ENOENT) { // no module tcp_diag
+			r.log.Warn("this kernel can't tell who listens: if nobody does for a kernel service, or one that speaks MPTCP, its clients are reset",
+				"service", s.String())
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -9,11 +9,13 @@ import (
 	"os"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/xdptcp/xdptcp/loader"
 )
+
+const tcpListen = 10 // TCP_LISTEN of the kernel's include/net/tcp_states.h
 
 // metricsPatience is how long the daemon before may take to give the metrics' address up, after its sockets.
 const metricsPatience = 5 * time.Second
@@ -61,13 +63,17 @@ func heldByDaemon(iface, addr string) bool {
 	if err != nil {
 		return false
 	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := netlink.SocketDiagTCP(family)
+	proc, err := procfs.NewFS("/proc/thread-self") // and not netlink: the module that it needs may be missing
+	if err != nil {
+		return false
+	}
+	for _, list := range []func() (procfs.NetTCP, error){proc.NetTCP, proc.NetTCP6} {
+		sockets, err := list()
 		if err != nil {
 			continue // it would be told as held by somebody else, which is refused
 		}
 		for _, s := range sockets {
-			if s.State == netlink.TCP_LISTEN && int(s.ID.SourcePort) == tcp.Port && hasSocket(states[0].PID, s.INode) {
+			if s.St == tcpListen && int(s.LocalPort) == tcp.Port && hasSocket(states[0].PID, s.Inode) {
 				return true
 			}
 		}
@@ -76,7 +82,7 @@ func heldByDaemon(iface, addr string) bool {
 }
 
 // hasSocket says whether a process has a socket open.
-func hasSocket(pid int, inode uint32) bool {
+func hasSocket(pid int, inode uint64) bool {
 	dir := fmt.Sprintf("/proc/%d/fd/", pid)
 	fds, err := os.ReadDir(dir)
 	if err != nil {
