@@ -154,3 +154,15 @@ func frame(t *testing.T, flow wire.Flow, fromClient bool, flags wire.Flags, seq,
 	out := make([]byte, 200)
 	return out[:template.Marshal(out, &s)]
 }
+
+func TestListeningSocketsAreFoundByPort(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:24B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 41 1 0 100 0 0 10 0
+   1: 0100007F:24B8 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0        0 42 1 0 20 0 0 10 -1
+   2: 00000000:24B9 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 43 1 0 100 0 0 10 0
+cut short: 24B8 0A
+`
+	if got := listening(table, 9400); len(got) != 1 || got[0] != "41" {
+		t.Errorf("listening on port 9400: %q, want 41", got)
+	}
+}

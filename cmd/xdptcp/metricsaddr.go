@@ -7,15 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/xdptcp/xdptcp/loader"
 )
-
-const tcpListen = 10 // TCP_LISTEN of the kernel's include/net/tcp_states.h
 
 // metricsPatience is how long the daemon before may take to give the metrics' address up, after its sockets.
 const metricsPatience = 5 * time.Second
@@ -63,17 +61,13 @@ func heldByDaemon(iface, addr string) bool {
 	if err != nil {
 		return false
 	}
-	proc, err := procfs.NewFS("/proc/thread-self") // and not netlink: the module that it needs may be missing
-	if err != nil {
-		return false
-	}
-	for _, list := range []func() (procfs.NetTCP, error){proc.NetTCP, proc.NetTCP6} {
-		sockets, err := list()
+	for _, file := range []string{"tcp", "tcp6"} {
+		table, err := os.ReadFile("/proc/thread-self/net/" + file)
 		if err != nil {
 			continue // it would be told as held by somebody else, which is refused
 		}
-		for _, s := range sockets {
-			if s.St == tcpListen && int(s.LocalPort) == tcp.Port && hasSocket(states[0].PID, s.Inode) {
+		for _, inode := range listening(string(table), tcp.Port) {
+			if hasSocket(states[0].PID, inode) {
 				return true
 			}
 		}
@@ -81,15 +75,28 @@ func heldByDaemon(iface, addr string) bool {
 	return false
 }
 
+// listening finds the inodes of the sockets that listen on a port in a /proc/net/tcp (proc_net_tcp of the kernel's
+// documentation). It is read, and not netlink asked, because the module that netlink needs may be missing.
+func listening(table string, port int) (inodes []string) {
+	const local, state, inode = 1, 3, 9 // columns
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) > inode && f[state] == "0A" && strings.HasSuffix(f[local], fmt.Sprintf(":%04X", port)) {
+			inodes = append(inodes, f[inode])
+		}
+	}
+	return inodes
+}
+
 // hasSocket says whether a process has a socket open.
-func hasSocket(pid int, inode uint64) bool {
+func hasSocket(pid int, inode string) bool {
 	dir := fmt.Sprintf("/proc/%d/fd/", pid)
 	fds, err := os.ReadDir(dir)
 	if err != nil {
 		return false
 	}
 	for _, fd := range fds {
-		if to, err := os.Readlink(dir + fd.Name()); err == nil && to == fmt.Sprintf("socket:[%d]", inode) {
+		if to, err := os.Readlink(dir + fd.Name()); err == nil && to == "socket:["+inode+"]" {
 			return true
 		}
 	}
