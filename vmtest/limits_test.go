@@ -39,7 +39,9 @@ func TestRepliesToOnePrefixAreLimitedAndOthersGetTheirs(t *testing.T) {
 		return s.packets("tx", "synack")+s.packets("drop", "reply_cap") >= flood
 	})
 	const window = 134217728 * time.Nanosecond
-	most := 13 * float64(time.Since(start)/window+2) // 100 a second are 13.4 a window
+	// 100 a second are 13.4 a window; the one queue's packets may be received by all CPUs in turn, each of which
+	// counts for itself.
+	most := 13 * float64(runtime.NumCPU()) * float64(time.Since(start)/window+2)
 	if n := s.packets("tx", "synack"); n < 13 || n > most {
 		t.Errorf("%v of %d SYNs were answered, want at least 13 and at most %v", n, flood, most)
 	}
