@@ -70,8 +70,8 @@ bench: ## nanoseconds per packet, net of the harness: the XDP program, and besid
 	rival="$(RIVAL)" && $(GO) test -run '^$$' -bench '^BenchmarkXDP$$' ./bpf $${rival:+-args -rival "$$rival"}
 
 .PHONY: bench-flood
-bench-flood: build ## a SYN flood, live in a lab: answers, and honest clients beside it (as root)
-	./bin/xdptcp bench flood --rival kernel
+bench-flood: build ## a SYN flood, live in a lab: answers, and honest clients beside it (as root; RIVAL= without SYNPROXYs)
+	rival="$(RIVAL)" && ./bin/xdptcp bench flood --rival kernel $${rival:+--rival synproxy --rival "xdp_synproxy=$$rival"}
 
 .PHONY: clean
 clean: ## remove what build made
