@@ -241,8 +241,8 @@ func (c *Conn) invariants() error {
 	switch {
 	case c.sndNxt.Less(c.sndUna):
 		return fmt.Errorf("SND.NXT %d is before SND.UNA %d", c.sndNxt, c.sndUna)
-	case c.pipe() < 0:
-		return fmt.Errorf("pipe is %d", c.pipe())
+	case c.pipe() < 0 || c.pipe() > c.outstanding():
+		return fmt.Errorf("pipe is %d of %d", c.pipe(), c.outstanding())
 	case c.rcvAdv.Less(c.rcvNxt):
 		return fmt.Errorf("RCV.NXT %d is beyond the window's edge %d", c.rcvNxt, c.rcvAdv)
 	case c.Unsent() < 0:
@@ -260,17 +260,75 @@ func (c *Conn) invariants() error {
 	case c.snd.size == 0 && c.snd.head != nil:
 		return fmt.Errorf("an empty send buffer holds chunks")
 	}
-	for _, s := range []*rangeSet{c.sacked, c.rcv.ooo} {
-		for i, r := range s.ranges() {
-			if !r.left.Less(r.right) || i > 0 && !s.r[i-1].right.Less(r.left) {
-				return fmt.Errorf("ranges %v are not in order", s.ranges())
-			}
+	for i, r := range c.rcv.ooo.ranges() {
+		if !r.left.Less(r.right) || i > 0 && !c.rcv.ooo.r[i-1].right.Less(r.left) {
+			return fmt.Errorf("ranges %v are not in order", c.rcv.ooo.ranges())
 		}
 	}
 	for i, r := range c.rcv.ooo.ranges() {
 		if r.left.LessEq(c.rcvNxt) || c.rcvAdv.Less(r.right) {
 			return fmt.Errorf("out-of-order range %d is %v, not between RCV.NXT %d and %d", i, r, c.rcvNxt, c.rcvAdv)
 		}
+	}
+	return c.scoreboardInvariants()
+}
+
+// scoreboardInvariants counts the scoreboard again.
+func (c *Conn) scoreboardInvariants() error {
+	f := c.flight
+	if (f != nil) != (c.outstanding() > 0) && c.state != StateClosed {
+		return fmt.Errorf("%d octets are outstanding, but the scoreboard is %v", c.outstanding(), f)
+	}
+	if f == nil {
+		if c.recovery != recoveryNone && c.state != StateClosed {
+			return fmt.Errorf("recovery %d of nothing", c.recovery)
+		}
+		return nil
+	}
+	at := c.sndUna
+	var octets [3]int32
+	var records, segs, flying int32
+	var firstLost, last *record
+	for r := f.first; r != nil; r = r.next {
+		if r.left != at || !r.left.Less(r.right) {
+			return fmt.Errorf("record [%d,%d) where one from %d on belongs", r.left, r.right, at)
+		}
+		if last != nil && last.state == sacked && r.state == sacked {
+			return fmt.Errorf("two records with SACK side by side at %d", r.left)
+		}
+		octets[r.state] += int32(r.len())
+		records++
+		switch {
+		case r.state == sacked:
+			segs += r.segs
+		case r.state == lost && firstLost == nil:
+			firstLost = r
+		case r.state == inFlight:
+			flying++
+		}
+		at, last = r.right, r
+	}
+	switch {
+	case at != c.sndNxt || f.last != last:
+		return fmt.Errorf("the scoreboard ends at %d, and SND.NXT is %d", at, c.sndNxt)
+	case octets != [3]int32{inFlight: f.pipe, lost: f.lostOctets, sacked: f.sackedOctets} || segs != f.sackedSegs || records != f.records:
+		return fmt.Errorf("%v octets, %d segments with SACK, %d records: it says %d, %d, %d, %d, %d",
+			octets, segs, records, f.pipe, f.lostOctets, f.sackedOctets, f.sackedSegs, f.records)
+	case f.lost != firstLost:
+		return fmt.Errorf("first lost is %v and should be %v", f.lost, firstLost)
+	case records > 66+4*int32(c.outstanding())/int32(minMSS):
+		return fmt.Errorf("%d records for %d octets", records, c.outstanding())
+	}
+	var older *record
+	for r := f.oldest; r != nil; r = r.newer {
+		if r.state != inFlight || r.older != older || older != nil && r.at < older.at {
+			return fmt.Errorf("the list by time is out of order at %d", r.left)
+		}
+		flying--
+		older = r
+	}
+	if flying != 0 || f.newest != older {
+		return fmt.Errorf("%d records are missing in the list by time", flying)
 	}
 	return nil
 }
