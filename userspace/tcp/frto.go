@@ -34,7 +34,10 @@ func (c *Conn) frtoSpurious(d *delivery) bool {
 			return false // says nothing
 		}
 		f.frto = frtoOff
-		return d.original && d.acked > 0
+		if !d.original {
+			c.set(flagForceRxt) // step 3a: what is new is in flight, and what is lost goes all the same
+		}
+		return d.original
 	}
 	return false
 }
