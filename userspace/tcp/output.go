@@ -100,7 +100,7 @@ func (c *Conn) retransmit(s *wire.Segment, r *record, now Time) {
 	}
 	f.markSent(r, now)
 	f.prr.out += r.len()
-	c.noteResent(r.len(), now)
+	c.noteResent(r)
 	c.stats.retransmits++
 	if c.rtxAt == Never {
 		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))

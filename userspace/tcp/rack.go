@@ -61,6 +61,9 @@ func (c *Conn) arrived(r *record, d *delivery, now Time) {
 			return
 		}
 	}
+	if r.blurred {
+		return // it is not known how long the first of them took
+	}
 	f.rack.rtt = rtt
 	if sentAfter(r.at, r.right, f.rack.at, f.rack.end) {
 		f.rack.at, f.rack.end = r.at, r.right

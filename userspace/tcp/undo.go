@@ -11,8 +11,9 @@ type undo struct {
 	prior  Window // the congestion window before the reduction
 	octets int    // sent again, and not yet known to have arrived twice
 
-	echoes bool // sentTS is set
+	echoes bool // the next two are set
 	sentTS uint32
+	first  Seq // where the first retransmission ended
 }
 
 // beginUndo remembers the congestion window that is about to be reduced.
@@ -21,11 +22,11 @@ func (c *Conn) beginUndo() {
 }
 
 // noteResent counts a retransmission in.
-func (c *Conn) noteResent(n int, now Time) {
+func (c *Conn) noteResent(r *record) {
 	u := &c.flight.undo
-	u.octets += n
+	u.octets += r.len()
 	if !u.echoes && c.has(flagTimestamps) {
-		u.echoes, u.sentTS = true, c.tsOffset+now.tick()
+		u.echoes, u.sentTS, u.first = true, c.tsOffset+r.at.tick(), r.right
 	}
 }
 
@@ -36,7 +37,7 @@ func (c *Conn) spurious(d *delivery) bool {
 		return false
 	}
 	// RFC 3522, 3.2, steps 4 and 5: the first octets retransmitted have arrived, and the ACK is older than the retransmission.
-	if d.acked > 0 && u.echoes && d.echoed && int32(d.echo-u.sentTS) < 0 {
+	if d.acked > 0 && u.echoes && u.first.LessEq(d.ack) && int32(d.echo-u.sentTS) < 0 {
 		return true
 	}
 	if d.hasDSACK && u.octets > 0 && !d.probeDSACK {

@@ -53,6 +53,15 @@ func TestARecoveryThatWasForNothingIsTakenBack(t *testing.T) {
 		echo(s, at, 10000)
 		reduced(t, s)
 	})
+	t.Run("an old echo for what is in front of the retransmission says nothing", func(t *testing.T) {
+		s := flown(t, 10, withTimestamps)
+		sent := s.now.Add(-rtt)
+		echo(s, sent, 0, 1000, 4000)
+		s.out(wire.ACK, 0, 0, 1000)
+		s.c.flight.undo.first = s.c.sndUna.Add(6000) // had the first ones been in flight still
+		echo(s, sent, 4000)
+		reduced(t, s)
+	})
 	t.Run("every retransmission comes back as a D-SACK", func(t *testing.T) {
 		s := flown(t, 10)
 		s.in(wire.ACK, 0, 0, "", 2000, 8000)
