@@ -2,24 +2,30 @@
 
 package tcp
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // hystartState is HyStart++ (RFC 9406): when round trips get longer, a queue builds up, and the first slow start ends before it
 // has overflowed by half a window. In between, it goes on at a quarter of the speed for some rounds (Conservative Slow
 // Start), in case that was a mistake.
 type hystartState struct {
-	last, current time.Duration // smallest RTT of the last round and of this one; 0: none
-	baseline      time.Duration // smallest RTT of the round that began Conservative Slow Start; 0: not in it
-	end           Seq           // SND.NXT when the round began
+	last, current micros // smallest RTT of the last round and of this one; 0: none
+	baseline      micros // smallest RTT of the round that began Conservative Slow Start; 0: not in it
+	end           Seq    // SND.NXT when the round began
 	begun         bool
 	samples       uint8
 	rounds        uint8 // of Conservative Slow Start
 }
 
+// micros is a round-trip time in microseconds: fine enough here, and half the size.
+type micros uint32
+
 // RFC 9406, 4.3.
 const (
-	hystartMinThresh = 4 * time.Millisecond
-	hystartMaxThresh = 16 * time.Millisecond
+	hystartMinThresh = micros(4000)
+	hystartMaxThresh = micros(16000)
 	hystartSamples   = 8
 	cssDivisor       = 4
 	cssRounds        = 5
@@ -28,7 +34,6 @@ const (
 
 // onAck grows the window in slow start (RFC 9406, 4.2).
 func (h *hystartState) onAck(w *Window, a Ack) {
-	grow := min(a.Octets, hystartL*w.MSS)
 	if w.Ssthresh != infiniteSsthresh {
 		w.Cwnd += min(a.Octets, 2*w.MSS) // RFC 9406, 4.2: for the first slow start only; RFC 3465, 2.3: L = 2
 		return
@@ -44,8 +49,8 @@ func (h *hystartState) onAck(w *Window, a Ack) {
 		h.last, h.current, h.samples = h.current, 0, 0
 	}
 	if a.RTT > 0 {
-		if h.current == 0 || a.RTT < h.current {
-			h.current = a.RTT
+		if rtt := micros(min(max(a.RTT/time.Microsecond, 1), math.MaxUint32)); h.current == 0 || rtt < h.current {
+			h.current = rtt
 		}
 		h.samples = min(h.samples+1, hystartSamples)
 	}
@@ -59,6 +64,7 @@ func (h *hystartState) onAck(w *Window, a Ack) {
 			h.baseline = 0 // it was a mistake
 		}
 	}
+	grow := min(a.Octets, hystartL*w.MSS)
 	if h.baseline != 0 {
 		grow /= cssDivisor
 	}

@@ -102,7 +102,8 @@ func (c *Conn) retransmit(s *wire.Segment, r *record, now Time) {
 	f.prr.out += r.len()
 	c.noteResent(r)
 	c.stats.retransmits++
-	if c.rtxAt == Never {
+	// What SND.UNA waits for gets a whole RTO to be acknowledged (RFC 6675, 6).
+	if c.rtxAt == Never || r == f.first {
 		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
 	}
 }

@@ -211,18 +211,16 @@ func (c *Conn) enterFastRecovery(d *delivery, now Time) {
 	}
 	c.recover = c.sndNxt
 	c.set(flagForceRxt)
-	// The first retransmission gets a whole RTO to be acknowledged.
-	c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
 	c.scheduleProbe(now) // off
 }
 
 // congestionEvent reduces the congestion window for a sign of congestion that needs no recovery, once per window of data.
-func (c *Conn) congestionEvent(now Time) {
+func (c *Conn) congestionEvent(d *delivery, now Time) {
 	if c.recovery != recoveryNone || c.sndUna.Less(c.recover) {
 		return
 	}
 	c.recover = c.sndNxt
-	c.reduce(c.outstanding(), now)
+	c.reduce(c.outstanding()+d.acked, now)
 }
 
 // reduce has the congestion control shrink the window. Limited transmit has sent more than a window (RFC 3042): that is no

@@ -66,7 +66,7 @@ func (c *Conn) probed(d *delivery, now Time) {
 	case d.hasDSACK && d.dsack.right == t.endSeq:
 		d.probeDSACK = true // both have arrived
 	case t.endSeq.Less(d.ack):
-		c.congestionEvent(now)
+		c.congestionEvent(d, now)
 	case d.duplicate && !d.hasSACK:
 		// Both have arrived at a peer that does not say so.
 	default:
