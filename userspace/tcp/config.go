@@ -34,7 +34,7 @@ type Config struct {
 	// FinWait2 is how long a connection that the application has closed waits for the peer's FIN.
 	FinWait2 time.Duration
 
-	// Congestion is the congestion control algorithm; nil is NewReno.
+	// Congestion is the congestion control algorithm; nil is Cubic.
 	Congestion Congestion
 
 	// Pool is where buffers come from. Its user's lock covers it.
@@ -54,7 +54,7 @@ func DefaultConfig() *Config {
 		OrphanRetries: 8,
 		TimeWait:      60 * time.Second,
 		FinWait2:      60 * time.Second,
-		Congestion:    NewReno{},
+		Congestion:    Cubic{},
 		Pool:          NewPool(0),
 	}
 }

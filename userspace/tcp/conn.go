@@ -71,19 +71,17 @@ type Conn struct {
 
 	// Round-trip time.
 	rtt    rttEstimator
-	rttAt  Time // when the segment that ends at rttSeq was sent; 0: none is timed
-	rttSeq Seq
+	minRTT time.Duration // the shortest ever; 0: none
 
 	// Loss recovery: recovery.go.
-	recovery recovery
-	backoff  uint8 // doublings of the RTO
-	retries  uint8 // time-outs in a row
-	dupAcks  uint8
-	dupBytes int32 // without SACK: what duplicate ACKs say has left the network
-	recover  Seq
-	highRxt  Seq
-	sacked   *rangeSet // what the peer holds beyond sndUna; nil when nothing
-	cwnd     Window
+	flight        *scoreboard // what is between sndUna and sndNxt; nil when nothing is
+	recovery      recovery
+	backoff       uint8 // doublings of the RTO
+	retries       uint8 // time-outs in a row
+	reoWndMult    uint8 // by how many quarters of minRTT D-SACKs have made the reordering window wider
+	reoWndPersist uint8 // recoveries until that is forgotten
+	recover       Seq   // the last reduction of cwnd was for octets before it
+	cwnd          Window
 
 	cwrEnd Seq // an ECE counts again when more than this is acknowledged: ecn.go
 
@@ -120,16 +118,16 @@ const (
 	flagFinSeen   // finSeq is known
 	flagEOF       // the peer's FIN is in sequence
 
-	flagEchoCE    // the peer must hear of congestion: ECE on every ACK
-	flagOweCWR    // and that we heard of it: CWR on the next new data
-	flagAckNow    // an acknowledgment is owed now
-	flagChallenge // the same, counted as a challenge ACK
-	flagRst       // a RST is owed; the state is CLOSED
-	flagPersist   // rtxAt is for a window probe
-	flagProbe     // a window probe is owed
-	flagProbed    // the octet at sndNxt is out as a probe, but does not count as sent
-	flagForceRxt  // retransmit one segment, whatever cwnd says
-	flagRescued   // the rescue retransmission of this recovery is spent
+	flagEchoCE     // the peer must hear of congestion: ECE on every ACK
+	flagOweCWR     // and that we heard of it: CWR on the next new data
+	flagAckNow     // an acknowledgment is owed now
+	flagChallenge  // the same, counted as a challenge ACK
+	flagRst        // a RST is owed; the state is CLOSED
+	flagPersist    // rtxAt is for a window probe
+	flagProbe      // a window probe is owed
+	flagProbed     // the octet at sndNxt is out as a probe, but does not count as sent
+	flagForceRxt   // retransmit one segment, whatever cwnd says
+	flagReordering // the path has reordered: RACK.reordering_seen
 	flagCwndLimited
 	flagWantWrite // a Write was cut short
 	flagPoolWait  // … by the pool
@@ -164,7 +162,6 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 		rcvMSS:      536,
 		tsOffset:    hs.TSOffset,
 		recover:     hs.ISS,
-		highRxt:     hs.ISS.Add(1),
 		rtxAt:       Never,
 		ackAt:       Never,
 		stateAt:     Never,
@@ -183,7 +180,7 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 		c.cwrEnd = hs.ISS
 	}
 	if hs.RTT > 0 {
-		c.rtt.sample(hs.RTT)
+		c.rtt.seed(hs.RTT)
 	}
 	c.cwnd.MSS = int(c.mss)
 	c.congestion().Init(&c.cwnd)
@@ -191,7 +188,7 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 
 func (c *Conn) congestion() Congestion {
 	if c.cfg.Congestion == nil {
-		return NewReno{}
+		return Cubic{}
 	}
 	return c.cfg.Congestion
 }
@@ -251,14 +248,7 @@ func (c *Conn) abort(err error) {
 
 func (c *Conn) releaseSend() {
 	c.snd.release(c.cfg.Pool)
-	c.releaseSacked()
-}
-
-func (c *Conn) releaseSacked() {
-	if c.sacked != nil {
-		c.cfg.Pool.putSet(c.sacked)
-		c.sacked = nil
-	}
+	c.releaseFlight()
 }
 
 // dataEnd is the sequence number after the last byte queued: where our FIN goes.

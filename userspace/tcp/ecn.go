@@ -8,12 +8,12 @@ import "github.com/xdptcp/xdptcp/userspace/wire"
 // sender says ECT. The receiver echoes that in the ACKs (ECE), again and again, until it hears that the sender has slowed
 // down (CWR).
 
-// inputECN takes what an acceptable segment says of congestion, of either direction. It is called before the ACK counts.
-func (c *Conn) inputECN(s *wire.Segment, ack Seq, now Time) {
+// inputCE is the receiver's half: what an acceptable segment says of its own way (RFC 3168, 6.1.3).
+func (c *Conn) inputCE(s *wire.Segment) {
 	if !c.has(flagECN) {
 		return
 	}
-	// RFC 3168, 6.1.3. A segment may carry both: CWR answers the marks before its own.
+	// A segment may carry both: CWR answers the marks before its own.
 	if s.Flags.Has(wire.CWR) {
 		c.clear(flagEchoCE)
 	}
@@ -24,23 +24,24 @@ func (c *Conn) inputECN(s *wire.Segment, ack Seq, now Time) {
 		c.set(flagEchoCE)
 		c.stats.ceIn++
 	}
-	// RFC 3168, 6.1.2: at most once for a window of data. That window's end must be passed, and not only reached: an ACK of no
-	// more has been sent before our CWR arrived.
-	if !c.cwrEnd.Less(ack) {
-		return
-	}
-	if s.Flags.Has(wire.ECE) && c.outstanding() > 0 && c.recovery == recoveryNone {
-		c.congestion().OnLoss(&c.cwnd, c.outstanding(), now)
-		c.stats.eceIn++
-		c.reduced()
-		return
-	}
-	c.cwrEnd = ack.Add(-1) // so that it never gets half of the sequence space behind
 }
 
-// reduced notes that cwnd was made smaller, for whatever reason: the peer hears of it, and its ECEs for what was sent before are
-// answered with that (RFC 3168, 6.1.2).
-func (c *Conn) reduced() {
+// inputECE is the sender's half: what an ACK says of the way of our data (RFC 3168, 6.1.2). It counts at most once for a window,
+// whose end must be passed and not only reached: an ACK of no more has been sent before our CWR arrived.
+func (c *Conn) inputECE(s *wire.Segment, d *delivery, now Time) {
+	if !c.has(flagECN) || !c.cwrEnd.Less(d.ack) {
+		return
+	}
+	if s.Flags.Has(wire.ECE) && c.congestionEvent(d, now) {
+		c.stats.eceIn++
+		return
+	}
+	c.cwrEnd = d.ack.Add(-1) // so that it never gets half of the sequence space behind
+}
+
+// tellReduction has the peer told that cwnd was made smaller, for whatever reason. That answers its ECEs for all that was sent
+// before.
+func (c *Conn) tellReduction() {
 	if c.has(flagECN) {
 		c.set(flagOweCWR)
 		c.cwrEnd = c.sndNxt

@@ -16,8 +16,9 @@ type stats struct {
 	retransmits, timeouts, probes     uint32
 	pureAcks, piggybacked, challenges uint32
 	dupAcksIn, outOfOrder, poolDrops  uint32
+	softErrors, dsacks, spurious      uint32
 	ceIn, eceIn                       uint32
-	softErrors                        uint32
+	tailProbes                        uint32
 }
 
 // Info is a snapshot of a connection for people and metrics.
@@ -36,6 +37,9 @@ type Info struct {
 
 	Retransmits        uint64 // segments
 	Timeouts           uint64 // of the retransmission timer
+	TailProbes         uint64 // RFC 8985, 7
+	DSACKsIn           uint64 // segments sent again that the peer had (RFC 2883)
+	SpuriousRecoveries uint64 // that were taken back
 	Probes             uint64 // of a closed window
 	PureAcksOut        uint64 // segments with nothing but an acknowledgment
 	PiggybackedAcksOut uint64 // data or FIN segments that acknowledged something new
@@ -68,6 +72,7 @@ func (c *Conn) Info() Info {
 		BytesIn: c.stats.bytesIn, BytesOut: c.stats.bytesOut,
 		SegsIn: c.stats.segsIn, SegsOut: c.stats.segsOut,
 		Retransmits: uint64(c.stats.retransmits), Timeouts: uint64(c.stats.timeouts), Probes: uint64(c.stats.probes),
+		TailProbes: uint64(c.stats.tailProbes), DSACKsIn: uint64(c.stats.dsacks), SpuriousRecoveries: uint64(c.stats.spurious),
 		PureAcksOut: uint64(c.stats.pureAcks), PiggybackedAcksOut: uint64(c.stats.piggybacked),
 		ChallengeAcksOut: uint64(c.stats.challenges),
 		DupAcksIn:        uint64(c.stats.dupAcksIn), OutOfOrderIn: uint64(c.stats.outOfOrder),

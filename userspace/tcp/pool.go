@@ -22,8 +22,11 @@ type Pool struct {
 	free  *chunk
 	nfree int
 
-	freeSets *rangeSet
-	refused  uint64
+	freeSets        *rangeSet
+	freeScoreboards *scoreboard
+	freeRecords     *record
+	nfreeRecords    int
+	refused         uint64
 }
 
 // NewPool makes a pool that hands out at most limit chunks of 4 KiB at a time; 0 is no bound. At the bound a
@@ -39,10 +42,13 @@ func (p *Pool) Free() int { return p.nfree }
 // Refused is how often the bound was reached.
 func (p *Pool) Refused() uint64 { return p.refused }
 
-// Trim leaves free chunks beyond keep to the garbage collector.
+// Trim leaves free chunks beyond keep to the garbage collector, and as many of the records that go with them.
 func (p *Pool) Trim(keep int) {
 	for ; p.nfree > keep; p.nfree-- {
 		p.free = p.free.next
+	}
+	for ; p.nfreeRecords > 4*keep; p.nfreeRecords-- { // a chunk is three segments, or four
+		p.freeRecords = p.freeRecords.next
 	}
 }
 

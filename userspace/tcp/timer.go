@@ -12,7 +12,11 @@ func (c *Conn) Deadline() Time {
 	if c.cfg == nil {
 		return Never
 	}
-	return min(c.rtxAt, c.ackAt, c.stateAt, c.poolAt)
+	at := min(c.rtxAt, c.ackAt, c.stateAt, c.poolAt)
+	if c.flight != nil {
+		at = min(at, c.flight.timerAt)
+	}
+	return at
 }
 
 // Tick runs the timers that are due, and says what that changed for the application.
@@ -30,6 +34,9 @@ func (c *Conn) Tick(now Time) Event {
 		if !c.cfg.Pool.full() {
 			c.clear(flagPoolWait)
 		}
+	}
+	if c.flight != nil && c.flight.timerAt <= now {
+		c.lossTimeout(now)
 	}
 	if c.rtxAt <= now {
 		c.rtxTimeout(now)
@@ -58,5 +65,5 @@ func (c *Conn) rtxTimeout(now Time) {
 		return
 	}
 	c.stats.timeouts++
-	c.enterLossRecovery()
+	c.enterLossRecovery(now)
 }
