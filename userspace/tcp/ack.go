@@ -62,9 +62,10 @@ func (c *Conn) newAck(s *wire.Segment, ack Seq, now Time) {
 		}
 	}
 	c.ackInRecovery(acked, now)
+	c.sizeAcked(acked)
 
 	// RFC 6298, 5.2 and 5.3. Progress ends the back-off too.
-	c.backoff, c.retries = 0, 0
+	c.backoff, c.retries, c.stalledAt = 0, 0, 0
 	c.clear(flagPersist)
 	c.rtxAt = Never
 	if c.outstanding() > 0 {

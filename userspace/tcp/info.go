@@ -16,7 +16,8 @@ type stats struct {
 	retransmits, timeouts, probes     uint32
 	pureAcks, piggybacked, challenges uint32
 	dupAcksIn, outOfOrder, poolDrops  uint32
-	softErrors                        uint32
+	softErrors, keepAlives            uint32
+	blackHoles                        uint8
 }
 
 // Info is a snapshot of a connection for people and metrics.
@@ -27,6 +28,8 @@ type Info struct {
 	Cwnd, Ssthresh   int           // bytes
 	SndWnd, RcvWnd   int           // bytes, unscaled
 	InFlight         int           // sequence numbers sent and not acknowledged
+	RecvBuffer       int           // bytes that may be received and not read: grows with the speed of the connection
+	SendBuffer       int           // bytes that may be written and not acknowledged: likewise
 
 	BytesIn  uint64 // delivered in order to the receive buffer
 	BytesOut uint64 // accepted by Write
@@ -42,6 +45,9 @@ type Info struct {
 	DupAcksIn          uint64
 	OutOfOrderIn       uint64 // segments
 	PoolDropsIn        uint64 // segments dropped because the pool was at its bound
+
+	KeepAlivesOut uint64 // probes of an idle peer
+	BlackHoles    uint64 // times that the MSS was lowered because full-size segments vanished without a word
 
 	SoftErrors uint64        // ICMP errors that said why segments may not arrive
 	SoftError  wire.ICMPKind // the last of them; 0: none
@@ -66,11 +72,13 @@ func (c *Conn) Info() Info {
 		PureAcksOut: uint64(c.stats.pureAcks), PiggybackedAcksOut: uint64(c.stats.piggybacked),
 		ChallengeAcksOut: uint64(c.stats.challenges),
 		DupAcksIn:        uint64(c.stats.dupAcksIn), OutOfOrderIn: uint64(c.stats.outOfOrder),
-		PoolDropsIn: uint64(c.stats.poolDrops),
-		SoftErrors:  uint64(c.stats.softErrors), SoftError: c.softError,
+		PoolDropsIn:   uint64(c.stats.poolDrops),
+		KeepAlivesOut: uint64(c.stats.keepAlives), BlackHoles: uint64(c.stats.blackHoles),
+		SoftErrors: uint64(c.stats.softErrors), SoftError: c.softError,
 	}
 	if c.cfg != nil {
 		i.RTO = c.rtt.rto(c.cfg, c.backoff)
+		i.RecvBuffer, i.SendBuffer = int(c.recvBound), c.sendBound()
 	}
 	return i
 }
