@@ -102,7 +102,7 @@ func FuzzConn(f *testing.F) {
 				case 3:
 					c.LowerMSS(int(take())*4, now)
 				case 4:
-					c.SetKeepAlive(KeepAlive{Idle: time.Duration(take()) * time.Second, Interval: time.Second, Count: 3}, now)
+					c.SetKeepAlive(KeepAlive{Enable: true, Idle: time.Duration(take()) * time.Second, Interval: time.Second, Count: 3}, now)
 				case 5:
 					c.SetUserTimeout(time.Duration(take()) * time.Second)
 				case 6:

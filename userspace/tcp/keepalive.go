@@ -4,41 +4,51 @@ package tcp
 
 import "time"
 
-// KeepAlive says how a connection on which nothing happens is watched (RFC 9293, 3.8.4). The zero value: not at all.
+// KeepAlive says how a connection on which nothing happens is watched (RFC 9293, 3.8.4).
 type KeepAlive struct {
+	Enable   bool
 	Idle     time.Duration // nothing has come for so long: send the first probe
 	Interval time.Duration // … and the next ones, if none is answered
 	Count    int           // so many unanswered probes end the connection
 }
 
-// DefaultKeepAlive gives the values of RFC 9293, 3.8.4 (MUST-28: at least two hours) and, where it has none, of Linux.
+// DefaultKeepAlive gives what holds until SetKeepAlive is called: off (MUST-25), and the values of RFC 9293, 3.8.4 (MUST-28: at
+// least two hours) and, where it has none, of Linux.
 func DefaultKeepAlive() KeepAlive {
 	return KeepAlive{Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
 }
 
-// A keepAlive is the state of a connection that is watched. Most are not, and spare its memory.
+// A keepAlive is the state of a connection that has settings of its own. Most do not, and spare its memory.
 type keepAlive struct {
 	KeepAlive
 	heard  Time // when the peer last spoke, or the watch began
 	probes int  // unanswered
 }
 
-// SetKeepAlive begins to watch the connection, as k says, or with the zero KeepAlive stops it. It is off by default (MUST-25).
+// SetKeepAlive begins to watch the connection as k says, or ends it. Times below a millisecond are a millisecond.
 func (c *Conn) SetKeepAlive(k KeepAlive, now Time) {
-	c.clear(flagKeepAlive)
-	if k.Idle <= 0 || c.state == StateClosed {
-		c.keep = nil
+	if c.state == StateClosed {
 		return
 	}
+	c.clear(flagKeepAlive)
+	k.Idle = max(k.Idle, time.Millisecond)
 	k.Interval = max(k.Interval, time.Millisecond)
 	k.Count = max(k.Count, 1)
 	c.keep = &keepAlive{KeepAlive: k, heard: now}
 }
 
+// KeepAlive gives the settings.
+func (c *Conn) KeepAlive() KeepAlive {
+	if c.keep == nil {
+		return DefaultKeepAlive()
+	}
+	return c.keep.KeepAlive
+}
+
 // keepAliveAt is when the next probe, or the end, is due. RFC 9293, 3.8.4, MUST-26: only while nothing is outstanding and
 // nothing comes. What is outstanding, or waits for a window, is watched by its own timer.
 func (c *Conn) keepAliveAt() Time {
-	if c.keep == nil || c.outstanding() > 0 || c.Unsent() > 0 || c.state == StateTimeWait || c.state == StateClosed {
+	if c.keep == nil || !c.keep.Enable || c.outstanding() > 0 || c.Unsent() > 0 || c.state == StateTimeWait || c.state == StateClosed {
 		return Never
 	}
 	return c.keep.heard.Add(c.keep.Idle + time.Duration(c.keep.probes)*c.keep.Interval)

@@ -11,7 +11,7 @@ import (
 
 func watched(t *testing.T) *script {
 	s := newScript(t)
-	s.c.SetKeepAlive(KeepAlive{Idle: time.Hour, Interval: time.Minute, Count: 3}, s.now)
+	s.c.SetKeepAlive(KeepAlive{Enable: true, Idle: time.Hour, Interval: time.Minute, Count: 3}, s.now)
 	return s
 }
 
@@ -21,8 +21,8 @@ func TestKeepAlive(t *testing.T) {
 	t.Run("is off unless asked for", func(t *testing.T) {
 		newScript(t).idle()
 	})
-	t.Run("by default waits two hours", func(t *testing.T) {
-		if k := DefaultKeepAlive(); k.Idle < 2*time.Hour || k.Count < 2 {
+	t.Run("by default would wait two hours", func(t *testing.T) {
+		if k := newScript(t).c.KeepAlive(); k.Enable || k.Idle < 2*time.Hour || k.Count < 2 {
 			t.Errorf("%+v", k)
 		}
 	})
@@ -102,7 +102,7 @@ func TestKeepAlive(t *testing.T) {
 	})
 	t.Run("an acknowledgment that is owed goes before the probe", func(t *testing.T) {
 		s := newScript(t)
-		s.c.SetKeepAlive(KeepAlive{Idle: time.Millisecond, Interval: time.Millisecond, Count: 9}, s.now)
+		s.c.SetKeepAlive(KeepAlive{Enable: true, Idle: time.Millisecond, Interval: time.Millisecond, Count: 9}, s.now)
 		s.in(wire.ACK, 0, 0, "data")
 		s.wait()
 		s.out(wire.ACK, 0, 4, 0)
@@ -130,14 +130,19 @@ func TestKeepAlive(t *testing.T) {
 	t.Run("can be turned off again", func(t *testing.T) {
 		s := watched(t)
 		s.wait()
-		s.c.SetKeepAlive(KeepAlive{}, s.now)
+		k := s.c.KeepAlive()
+		k.Enable = false
+		s.c.SetKeepAlive(k, s.now)
 		s.silent()
 		s.idle()
+		if got := s.c.KeepAlive(); got.Idle != time.Hour || got.Enable {
+			t.Errorf("settings %+v", got)
+		}
 	})
 	t.Run("goes on in CLOSE-WAIT and FIN-WAIT-2, and ends in TIME-WAIT", func(t *testing.T) {
 		for state, want := range map[State]bool{StateCloseWait: true, StateFinWait2: true, StateTimeWait: false} {
 			s, _, _ := reach(t, state)
-			s.c.SetKeepAlive(KeepAlive{Idle: time.Second, Interval: time.Second, Count: 1}, s.now)
+			s.c.SetKeepAlive(KeepAlive{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}, s.now)
 			if got := s.c.keepAliveAt() != Never; got != want {
 				t.Errorf("%v: %v", state, got)
 			}
