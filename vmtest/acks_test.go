@@ -10,18 +10,26 @@ import (
 	"net"
 	"net/http"
 	"testing"
+
+	"github.com/xdptcp/xdptcp/vmtest/lab"
 )
 
-// ackWorkloads are what clients do, one connection each. more is what the engine may have more of pure ACKs than the kernel,
-// on a machine that keeps it waiting past its delayed-ACK time-out; it is not a share of the count.
+// ackWorkloads are what clients do, one connection each, and how often. How many frames come at once is the scheduler's choice and
+// differs from run to run, so the sums are compared, and the engine's may be more by a quarter and some acknowledgments
+// that a busy machine had wait past the delayed-ACK time-out.
+const (
+	ackTolerance = 1.25
+	ackStalls    = 15
+)
+
 var ackWorkloads = []struct {
 	name   string
-	units  float64 // what the count is divided by
+	rounds int
+	units  float64 // of a round: what the count is divided by
 	unit   string
-	more   int
 	client func(c *http.Client, url string) error
 }{
-	{"keep-alive requests", 300, "request", 15, func(c *http.Client, url string) error {
+	{"keep-alive requests", 1, 300, "request", func(c *http.Client, url string) error {
 		for range 300 {
 			if _, err := fetch(c, url); err != nil {
 				return err
@@ -29,7 +37,7 @@ var ackWorkloads = []struct {
 		}
 		return nil
 	}},
-	{"upload", 8, "MB received", 15, func(c *http.Client, url string) error {
+	{"upload", 6, 8, "MB received", func(c *http.Client, url string) error {
 		resp, err := c.Post(url, "application/octet-stream", bytes.NewReader(make([]byte, 8_000_000)))
 		if err != nil {
 			return err
@@ -38,7 +46,7 @@ var ackWorkloads = []struct {
 		_, err = io.Copy(io.Discard, resp.Body)
 		return err
 	}},
-	{"download", 8, "MB sent", 15, func(c *http.Client, url string) error {
+	{"download", 1, 8, "MB sent", func(c *http.Client, url string) error {
 		b, err := fetch(c, url+"?n=8000000")
 		if err == nil && len(b) != 8_000_000 {
 			err = fmt.Errorf("%d bytes", len(b))
@@ -65,13 +73,18 @@ func ackServer() http.Handler {
 }
 
 // A segment that only acknowledges is one that could have been spared. The kernel's TCP is the measure: the same server on
-// both, the same client, the same interface with the offloads that the kernel gave it.
+// both, the same client, the same wire, without offloads: each frame is one segment to both.
 func TestTheEngineSendsNoMorePureACKsThanTheKernel(t *testing.T) {
 	p := newInProcess(t, 0)
 	f := families(p.lab)[0]
 	kernel, err := p.lab.Server.Listen("tcp", f.addr(9090))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, h := range []*lab.Host{p.lab.Client, p.lab.Server} {
+		if err := h.Offload(false); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, l := range []net.Listener{p.listener, kernel} {
 		s := &http.Server{Handler: ackServer()}
@@ -99,10 +112,15 @@ func TestTheEngineSendsNoMorePureACKsThanTheKernel(t *testing.T) {
 				}
 				return pure
 			}
-			engine, kernel := count(8080), count(9090)
-			t.Logf("pure ACKs: engine %d (%.3f per %s), kernel %d (%.3f)", engine, float64(engine)/w.units, w.unit, kernel, float64(kernel)/w.units)
-			if engine > kernel+w.more {
-				t.Errorf("the engine sent %d pure ACKs, the kernel %d; %d more would do", engine, kernel, w.more)
+			var engine, kernel int
+			for range w.rounds {
+				engine += count(8080)
+				kernel += count(9090)
+			}
+			units := float64(w.rounds) * w.units
+			t.Logf("pure ACKs: engine %d (%.3f per %s), kernel %d (%.3f)", engine, float64(engine)/units, w.unit, kernel, float64(kernel)/units)
+			if float64(engine) > ackTolerance*float64(kernel)+ackStalls {
+				t.Errorf("the engine sent %d pure ACKs, the kernel %d", engine, kernel)
 			}
 		})
 	}
