@@ -68,7 +68,7 @@ type xdpConn struct {
 }
 
 func (c *xdpConn) Handshake() userspace.Handshake { return c.l.handshake }
-func (c *xdpConn) Info() tcp.Info                 { return c.l.info }
+func (c *xdpConn) Info() userspace.Info           { return userspace.Info{Info: c.l.info} }
 
 // A wrapper hides a connection, as tls.Conn does.
 type wrapper struct{ net.Conn }

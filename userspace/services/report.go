@@ -87,7 +87,7 @@ type Totals struct {
 // handshaker is a connection that knows how it came to be: *userspace.Conn.
 type handshaker interface {
 	Handshake() userspace.Handshake
-	Info() tcp.Info
+	Info() userspace.Info
 }
 
 var _ handshaker = (*userspace.Conn)(nil)
@@ -115,7 +115,7 @@ func (s *httpService) report(r *http.Request) *Report {
 	place := s.place()
 	report := &Report{Time: time.Now().UTC(), Interface: place.Interface, Mode: place.Mode}
 	if h := handshakerOf(r); h != nil {
-		report.Connection = newConnection(h.Handshake(), h.Info())
+		report.Connection = newConnection(h.Handshake(), h.Info().Info)
 	}
 	if s.status != nil {
 		report.Rates = newRates(s.status.Samples(plotSeconds))

@@ -63,6 +63,8 @@ type Conn struct {
 	wndPeak     uint32 // the largest window that we have advertised
 	rcvMSS      int32  // largest payload that has come, up to mss: what a full-size segment is
 	dsack       seqRange
+	recvBound   int32 // bytes that the receive buffer may hold: autotune.go
+	tuner       recvTuner
 
 	// Timestamps (RFC 7323).
 	tsOffset   uint32
@@ -91,6 +93,13 @@ type Conn struct {
 	stateAt    Time // end of TIME-WAIT or FIN-WAIT-2
 	poolAt     Time // look whether the pool has room again
 	lastSendAt Time // of the last data, to notice idle time
+	stalledAt  Time // when what waits, for an acknowledgment or a window, began to: the last progress
+
+	userTimeout time.Duration // 0: none
+	keep        *keepAlive    // nil: off
+
+	trial    trial // blackhole.go
+	otherMSS int32
 
 	challengeAt Time // start of the interval that challenges counts in
 	challenges  uint8
@@ -131,6 +140,8 @@ const (
 	flagCwndLimited
 	flagWantWrite // a Write was cut short
 	flagPoolWait  // … by the pool
+	flagLinger    // a Delivered is owed
+	flagKeepAlive // a keep-alive probe is owed
 )
 
 // has reports whether any bit of f is set.
@@ -160,6 +171,7 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 		rcvAdv:      hs.IRS.Add(1 + int(hs.RcvWnd)),
 		wndPeak:     hs.RcvWnd,
 		rcvMSS:      536,
+		recvBound:   int32(cfg.RecvBuffer),
 		tsOffset:    hs.TSOffset,
 		recover:     hs.ISS,
 		rtxAt:       Never,
@@ -211,9 +223,13 @@ func (c *Conn) events(wasReadable bool) Event {
 		ev |= Readable
 	}
 	// A quarter of the buffer: a wake-up per acknowledged segment would cost more than it brings.
-	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= c.cfg.SendBuffer/4 {
+	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= c.sendBound()/4 {
 		c.clear(flagWantWrite)
 		ev |= Writable
+	}
+	if c.has(flagLinger) && c.has(flagFinAcked) {
+		c.clear(flagLinger)
+		ev |= Delivered
 	}
 	if c.state == StateClosed {
 		ev |= Closed
@@ -230,7 +246,8 @@ func (c *Conn) end(err error) {
 	c.state = StateClosed
 	c.err = err
 	c.rtxAt, c.ackAt, c.stateAt, c.poolAt = Never, Never, Never, Never
-	c.clear(flagAckNow | flagChallenge | flagProbe | flagForceRxt)
+	c.clear(flagAckNow | flagChallenge | flagProbe | flagForceRxt | flagKeepAlive)
+	c.keep = nil
 	c.releaseSend()
 	c.rcv.releaseOOO(c.cfg.Pool)
 	if c.has(flagCloseRead) {
