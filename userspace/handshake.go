@@ -38,13 +38,13 @@ const tick = time.Duration(1 << bpf.TickShift)
 func (c *Conn) Handshake() Handshake {
 	h := &c.record
 	hs := Handshake{
-		Remote: c.flow.RemoteAddr(), Local: c.flow.LocalAddr(), Queue: c.shard.queue,
+		Remote: c.flow().RemoteAddr(), Local: c.flow().LocalAddr(), Queue: c.shard.queue,
 		ClientISN: h.Irs, ServerISN: h.Iss,
 		MSS: h.Mss, ClientWScale: -1, ServerWScale: -1,
 		SACK:       h.Flags&bpf.HandshakeSACK != 0,
 		Timestamps: h.Flags&bpf.HandshakeTimestamps != 0,
 		AnsweredBy: "xdp",
-		Opened:     c.opened,
+		Opened:     c.shard.engine.clock.time(c.opened),
 	}
 	if h.Flags&bpf.HandshakeWScale != 0 {
 		hs.ClientWScale, hs.ServerWScale = int(h.SndWscale), bpf.WindowScale

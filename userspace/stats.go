@@ -88,7 +88,7 @@ func (st *Stats) add(o *Stats) {
 func (e *Engine) Stats() (sum Stats) {
 	for _, s := range e.shards {
 		s.count(func(st *Stats) {
-			st.Open, st.Waiting = len(s.conns)-s.waiting.n, s.waiting.n
+			st.Open, st.Waiting = s.conns.len()-s.waiting.n, s.waiting.n
 			st.BufferBytes, st.MemoryRefused = s.tcp.Pool.InUse()*poolChunk, s.tcp.Pool.Refused()
 			sum.add(st)
 		})
