@@ -21,7 +21,6 @@ import (
 type Conn struct {
 	// What finds a connection is in its first two cache lines.
 	shard    *shard
-	chain    *Conn         // in shard.conns
 	template wire.Template // has the flow, too
 
 	// Covered by the shard's lock, as is all below.
@@ -35,7 +34,6 @@ type Conn struct {
 	forgotten    bool // the shard has it no more
 	readExpired  bool // the deadline has passed
 	writeExpired bool
-	byEngine     bool // the SYN/ACK was the engine's
 	woken        tcp.Event
 
 	// In shard.timers or shard.waiting: deadline.go.
@@ -52,7 +50,7 @@ type Conn struct {
 
 	writing sync.Mutex // one Write at a time, so that their bytes don't mix
 
-	record bpf.Handshake
+	agreed agreed
 	opened tcp.Time
 }
 
@@ -60,7 +58,7 @@ var _ net.Conn = (*Conn)(nil)
 
 func newConn(s *shard, p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn {
 	c := &Conn{
-		shard: s, record: *record, opened: now, template: wire.NewTemplate(p), slot: noTimer,
+		shard: s, agreed: newAgreed(record), opened: now, template: wire.NewTemplate(p), slot: noTimer,
 		readDeadline: tcp.Never, writeDeadline: tcp.Never,
 	}
 	c.canRead.L = &s.mu

@@ -12,56 +12,52 @@ import (
 )
 
 // A connTable finds a shard's connection by its flow. The map's key is a hash of it, since the flow itself is in the
-// connection: that takes 20 to 39 bytes for each where map[wire.Flow] would take 56 to 112, at the same speed. Those that
-// share a hash, if ever, are chained.
+// connection: that takes 20 to 39 bytes for each where map[wire.Flow] would take 56 to 112, at the same speed.
 type connTable struct {
-	hash  *flowHash
-	conns map[uint64]*Conn
-	n     int
+	hash     *flowHash
+	conns    map[uint64]*Conn
+	collided map[wire.Flow]*Conn // those whose hash another one had: hardly ever any
 }
 
-func newConnTable(h *flowHash) connTable { return connTable{hash: h, conns: make(map[uint64]*Conn)} }
+func newConnTable(h *flowHash) connTable {
+	return connTable{hash: h, conns: make(map[uint64]*Conn), collided: make(map[wire.Flow]*Conn)}
+}
 
-func (t *connTable) len() int { return t.n }
+func (t *connTable) len() int { return len(t.conns) + len(t.collided) }
 
 // get gives the connection of a flow; nil if there is none.
 func (t *connTable) get(f *wire.Flow) *Conn {
-	c := t.conns[t.hash.of(f)]
-	for c != nil && !c.template.Replies(f) {
-		c = c.chain
+	if c := t.conns[t.hash.of(f)]; c != nil && c.template.Replies(f) {
+		return c
 	}
-	return c
+	if len(t.collided) == 0 {
+		return nil
+	}
+	return t.collided[*f]
 }
 
 // add puts in a connection whose flow has none.
 func (t *connTable) add(c *Conn) {
 	f := c.flow()
 	hash := t.hash.of(&f)
-	c.chain = t.conns[hash]
-	t.conns[hash] = c
-	t.n++
+	if t.conns[hash] == nil {
+		t.conns[hash] = c
+	} else {
+		t.collided[f] = c
+	}
 }
 
 // remove takes a connection out, and says whether it was there.
 func (t *connTable) remove(c *Conn) bool {
 	f := c.flow()
-	hash := t.hash.of(&f)
-	first := t.conns[hash]
-	at := &first
-	for *at != c {
-		if *at == nil {
-			return false
-		}
-		at = &(*at).chain
+	if t.get(&f) != c {
+		return false
 	}
-	*at = c.chain
-	c.chain = nil
-	if first == nil {
+	if hash := t.hash.of(&f); t.conns[hash] == c {
 		delete(t.conns, hash)
 	} else {
-		t.conns[hash] = first
+		delete(t.collided, f)
 	}
-	t.n--
 	return true
 }
 
@@ -69,12 +65,13 @@ func (t *connTable) remove(c *Conn) bool {
 func (t *connTable) all() iter.Seq[*Conn] {
 	return func(yield func(*Conn) bool) {
 		for _, c := range t.conns {
-			for c != nil {
-				next := c.chain
-				if !yield(c) {
-					return
-				}
-				c = next
+			if !yield(c) {
+				return
+			}
+		}
+		for _, c := range t.collided {
+			if !yield(c) {
+				return
 			}
 		}
 	}

@@ -271,13 +271,15 @@ func (s *shard) admit(p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn
 		return nil
 	}
 	c := newConn(s, p, record, now)
-	c.byEngine = slices.Contains(s.answered[:], record.Iss)
+	if slices.Contains(s.answered[:], record.Iss) {
+		c.agreed.flags |= byEngine
+	}
 	if !l.offer(c) {
 		// Dropped, not reset: the client's next segment proves the cookie again.
 		s.stats.RefusedBacklog++
 		return nil
 	}
-	c.tcp.Open(&s.tcp, c.tcpHandshake(p.Flow.IsIPv4()), now)
+	c.tcp.Open(&s.tcp, c.tcpHandshake(record, p.Flow.IsIPv4()), now)
 	s.conns.add(c)
 	s.stats.Opened++
 	if record.Flags&bpf.HandshakeTimestamps != 0 {
