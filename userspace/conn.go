@@ -102,29 +102,42 @@ func (c *Conn) Read(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.unlock()
 	for {
-		switch {
-		case c.closed:
-			return 0, c.opError("read", net.ErrClosed)
-		case c.timedOut(c.readDeadline, c.readExpired):
-			return 0, c.opError("read", os.ErrDeadlineExceeded)
-		case len(b) == 0:
-			return 0, nil
+		if err := c.mayRead(); err != nil || len(b) == 0 {
+			return 0, err
 		}
 		if n := c.tcp.Read(b); n > 0 {
 			c.drive() // the window has opened: perhaps worth telling
 			return n, nil
 		}
-		if c.tcp.ReadClosed() {
-			return 0, io.EOF
-		}
-		if c.ended {
-			if err := c.tcp.Err(); err != nil {
-				return 0, c.opError("read", err)
-			}
-			return 0, io.EOF
+		if err := c.nothingComes(); err != nil {
+			return 0, err
 		}
 		c.canRead.Wait()
 	}
+}
+
+// mayRead gives the error of a call that reads, whether there is something to read or not; nil: there is none.
+func (c *Conn) mayRead() error {
+	switch {
+	case c.closed:
+		return c.opError("read", net.ErrClosed)
+	case c.timedOut(c.readDeadline, c.readExpired):
+		return c.opError("read", os.ErrDeadlineExceeded)
+	}
+	return nil
+}
+
+// nothingComes gives the error of a call that has read everything: io.EOF, or why the connection ended. nil: more may come.
+func (c *Conn) nothingComes() error {
+	switch {
+	case c.tcp.ReadClosed():
+		return io.EOF
+	case !c.ended:
+		return nil
+	case c.tcp.Err() != nil:
+		return c.opError("read", c.tcp.Err())
+	}
+	return io.EOF
 }
 
 // Write sends b. It returns when all of b is in the send buffer.
@@ -135,17 +148,8 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 	s.mu.Lock()
 	defer s.unlock()
 	for {
-		switch {
-		case c.closed:
-			return n, c.opError("write", net.ErrClosed)
-		case c.timedOut(c.writeDeadline, c.writeExpired):
-			return n, c.opError("write", os.ErrDeadlineExceeded)
-		case c.ended || c.writeClosed:
-			err := c.tcp.Err()
-			if err == nil {
-				err = syscall.EPIPE
-			}
-			return n, c.opError("write", err)
+		if err := c.mayWrite(); err != nil {
+			return n, err
 		}
 		if took := c.tcp.Write(b[n:]); took > 0 {
 			n += took
@@ -156,6 +160,22 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 		}
 		c.waitToWrite()
 	}
+}
+
+// mayWrite gives the error of a call that writes; nil: there is none.
+func (c *Conn) mayWrite() error {
+	switch {
+	case c.closed:
+		return c.opError("write", net.ErrClosed)
+	case c.timedOut(c.writeDeadline, c.writeExpired):
+		return c.opError("write", os.ErrDeadlineExceeded)
+	case c.ended || c.writeClosed:
+		if err := c.tcp.Err(); err != nil {
+			return c.opError("write", err)
+		}
+		return c.opError("write", syscall.EPIPE)
+	}
+	return nil
 }
 
 func (c *Conn) waitToWrite() {

@@ -187,6 +187,11 @@ func crowded(t testing.TB, n uint32) (heap, resident float64) {
 			t.Fatalf("%d connections are not idle: %+v", timers, st)
 		}
 	}
+	for _, s := range engine.shards {
+		s.mu.Lock()
+		s.tcp.Pool.Trim(0) // what TrimUnused does in a while
+		s.mu.Unlock()
+	}
 	heapAfter, residentAfter := memory(t)
 	runtime.KeepAlive(conns)
 	return float64(heapAfter-heapBefore) / float64(n), float64(residentAfter-residentBefore) / float64(n)

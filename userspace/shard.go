@@ -22,6 +22,10 @@ const batchSize = 64
 // maxDue bounds how many connections whose time has come are looked at before the next batch of frames.
 const maxDue = 4 * batchSize
 
+// trimEvery is for how long nobody must have needed a buffer's memory before it goes back to the garbage collector. It is no
+// more than maxSleep, after which an idle shard makes a turn.
+const trimEvery = time.Second
+
 // poolChunk is what a tcp.Pool hands out, in bytes.
 const poolChunk = 4096
 
@@ -46,6 +50,7 @@ type shard struct {
 	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it. 0: it is awake.
 	sleepUntil tcp.Time
 	health     health
+	trimAt     tcp.Time // when the pool gives back what nobody needs
 
 	// Reused for every batch, so that nothing is allocated per packet.
 	descs  [batchSize]afxdp.Desc
@@ -135,6 +140,10 @@ func (s *shard) turn() int {
 	for c := s.waiting.expired(now); c != nil && work > 0; c = s.waiting.expired(now) {
 		s.forget(c)
 		work--
+	}
+	if s.trimAt <= now {
+		s.tcp.Pool.TrimUnused()
+		s.trimAt = now.Add(trimEvery)
 	}
 	s.flush()
 	s.unlock()

@@ -97,8 +97,8 @@ func TestASendBufferKeepsBytesInOrder(t *testing.T) {
 func TestThePoolGivesWhatItHas(t *testing.T) {
 	p := NewPool(2)
 	a, b := p.get(), p.get()
-	if p.get() != nil || p.Refused() != 1 || p.InUse() != 2 {
-		t.Errorf("%d in use, %d refused", p.InUse(), p.Refused())
+	if p.get() != nil || p.Refusals().Memory != 1 || p.InUse() != 2 {
+		t.Errorf("%d in use, %d refused", p.InUse(), p.Refusals().Memory)
 	}
 	p.put(a)
 	if p.get() != a {
@@ -112,5 +112,48 @@ func TestThePoolGivesWhatItHas(t *testing.T) {
 	p.Trim(1)
 	if p.Free() != 1 {
 		t.Errorf("%d free after Trim", p.Free())
+	}
+}
+
+func TestWhatIsFreeForLongGoesBack(t *testing.T) {
+	p := NewPool(0)
+	var held []*chunk
+	take := func(n int) {
+		for range n {
+			held = append(held, p.get())
+		}
+	}
+	give := func() {
+		for _, c := range held {
+			p.put(c)
+		}
+		held = nil
+	}
+	take(100)
+	give()
+	p.TrimUnused() // it has not been free for long yet
+	if p.Free() != 100 {
+		t.Errorf("%d free, want all 100", p.Free())
+	}
+	take(30)
+	give()
+	p.TrimUnused()
+	if p.Free() != 30 {
+		t.Errorf("%d free, want the 30 that were needed since", p.Free())
+	}
+	take(3 * maxTrim)
+	give()
+	p.TrimUnused()
+	for i := range 3 {
+		if p.TrimUnused(); p.Free() != (2-i)*maxTrim {
+			t.Errorf("%d free after %d times", p.Free(), i+1)
+		}
+	}
+	p.putSet(p.getSet())
+	if p.TrimUnused(); p.freeSets == nil {
+		t.Error("a rangeSet that was just needed went back")
+	}
+	if p.TrimUnused(); p.freeSets != nil {
+		t.Error("a rangeSet that nobody needed was kept")
 	}
 }
