@@ -47,32 +47,36 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	return before - limited.N, err
 }
 
-// readFrom reads one slice at a time.
+// readFrom reads one slice at a time: what has come must not wait for what may come.
 func (c *Conn) readFrom(r *io.LimitedReader) error {
+	if r.N <= 0 {
+		return nil
+	}
 	source := r.R
 	var f tcp.Fill
 	defer c.commit(&f, 0) // if source panics
-	for r.N > 0 {
-		if err := c.reserve(&f, min(r.N, tcp.FillSlice)); err != nil {
-			return err
-		}
+	err := c.reserve(&f, min(r.N, tcp.FillSlice))
+	for err == nil {
 		room := f.Slices()[0]
 		n, end := source.Read(room)
 		if n < 0 || n > len(room) {
 			return fmt.Errorf("%T.Read of %d bytes returned a count of %d", source, len(room), n)
 		}
-		took, err := c.commit(&f, n)
+		more := int64(0)
+		if end == nil {
+			more = min(r.N-int64(n), tcp.FillSlice)
+		}
+		var took int
+		took, err = c.commitAndReserve(&f, n, more)
 		r.N -= int64(took)
-		switch {
-		case err != nil:
-			return err
-		case end == io.EOF:
-			return nil
-		case end != nil:
+		if err == nil && more <= 0 {
+			if end == io.EOF {
+				end = nil
+			}
 			return end
 		}
 	}
-	return nil
+	return err
 }
 
 // readFromKernel fills many slices with one system call, and holds none while it waits for the source.
@@ -112,6 +116,19 @@ func (c *Conn) readFromKernel(source syscall.Conn, r *io.LimitedReader) error {
 	return nil
 }
 
+// commitAndReserve is one after the other, under the lock once if there is room at once.
+func (c *Conn) commitAndReserve(f *tcp.Fill, n int, limit int64) (took int, err error) {
+	s := c.shard
+	s.mu.Lock()
+	took, err = c.commitLocked(f, n)
+	done := err != nil || limit <= 0 || c.tcp.Reserve(f, int(limit))
+	s.unlock()
+	if !done {
+		err = c.reserve(f, limit)
+	}
+	return took, err
+}
+
 // reserve waits until the connection takes data, and gives memory for some, limit bytes at most.
 func (c *Conn) reserve(f *tcp.Fill, limit int64) error {
 	s := c.shard
@@ -136,6 +153,10 @@ func (c *Conn) commit(f *tcp.Fill, n int) (took int, err error) {
 	s := c.shard
 	s.mu.Lock()
 	defer s.unlock()
+	return c.commitLocked(f, n)
+}
+
+func (c *Conn) commitLocked(f *tcp.Fill, n int) (took int, err error) {
 	err = c.mayWrite()
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // what has been read before the deadline is sent after it
 		n = 0

@@ -11,7 +11,7 @@ func (c *Conn) Write(b []byte) (n int) {
 	n = c.snd.append(b, c.cfg.SendBuffer, c.cfg.Pool)
 	c.stats.bytesOut += uint64(n)
 	if n < len(b) {
-		c.wantWrite()
+		c.wantWrite(c.SendSpace() > 0)
 	}
 	return n
 }
@@ -21,14 +21,14 @@ func (c *Conn) takesData() bool {
 	return !c.has(flagCloseWrite) && (c.state == StateEstablished || c.state == StateCloseWait)
 }
 
-// wantWrite notes that the application has more to send than there is room for.
-func (c *Conn) wantWrite() {
-	c.set(flagWantWrite)
-	if c.SendSpace() > 0 {
+// wantWrite notes that the application has more to send than there is room for, in the pool or in the connection's buffer.
+func (c *Conn) wantWrite(pool bool) {
+	if pool {
 		c.set(flagPoolWait)
-	} else {
+	} else if !c.has(flagWantWrite) {
 		c.cfg.Pool.refused.SendBuffer++
 	}
+	c.set(flagWantWrite)
 }
 
 // Read moves received bytes to b, and says how many: 0 when there are none.

@@ -20,14 +20,19 @@ const FillSlice = chunkSize
 // Slices is where to read into, one after the other.
 func (f *Fill) Slices() [][]byte { return f.slices[:f.n] }
 
-// Reserve gives f room for as many bytes as the connection could take now, but no more than limit. False: there is none, or
-// the connection takes nothing any more; an Input or Tick will say Writable or Closed, as after Write.
+// Reserve gives f room for as many bytes as the connection could take now, but no more than limit. False: there is too little
+// to be worth a read, or the connection takes nothing any more; an Input or Tick will say Writable or Closed, as after Write.
 func (c *Conn) Reserve(f *Fill, limit int) bool {
 	*f = Fill{}
 	if !c.takesData() {
 		return false
 	}
-	for room := min(limit, c.SendSpace()); room > 0 && f.n < maxFill; f.n++ {
+	room := min(limit, c.SendSpace())
+	if room < min(limit, c.cfg.SendBuffer/4) {
+		c.wantWrite(false)
+		return false
+	}
+	for ; room > 0 && f.n < maxFill; f.n++ {
 		k := c.cfg.Pool.get()
 		if k == nil {
 			break
@@ -38,7 +43,7 @@ func (c *Conn) Reserve(f *Fill, limit int) bool {
 		room -= len(f.slices[f.n])
 	}
 	if f.n == 0 {
-		c.wantWrite()
+		c.wantWrite(true)
 		return false
 	}
 	f.chunks = reverse(f.chunks) // into the order of the slices
