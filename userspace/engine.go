@@ -52,7 +52,8 @@ type Config struct {
 	// Backlog bounds, for each listener, the connections that wait for Accept. 0: 1024.
 	Backlog int
 	// Memory bounds the bytes that all connections together hold in buffers. 0: 1 GiB. At the bound
-	// a Write waits, and what a peer sends is dropped and counted until readers have drained theirs.
+	// a Write waits, and what a peer sends is dropped and counted until readers have drained theirs. From
+	// three quarters of it on, what comes out of order is not kept. (TCP has the bounds of each connection.)
 	Memory int
 	// TCP is the model for each shard's configuration (its Pool is not used: each shard has its
 	// own). nil: tcp.DefaultConfig.
