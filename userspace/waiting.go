@@ -15,7 +15,7 @@ const (
 // the first data would still prove the cookie, and a request would run twice.
 //
 // The queue is bounded. At the bound the oldest goes first: under load the time gets shorter, the
-// memory does not grow. It holds whole connections, whose buffers are given back: a full queue is 10 MiB. Half of
+// memory does not grow. It holds whole connections, whose buffers are given back: a full queue is 11 to 14 MiB. Half of
 // each would still be needed (flow, windows, timestamps, how to answer), with a second way through TIME-WAIT to
 // go with it.
 type waiting struct {
