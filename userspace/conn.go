@@ -36,7 +36,7 @@ type Conn struct {
 	writeExpired bool
 	woken        tcp.Event
 
-	// In shard.timers or shard.waiting: deadline.go.
+	// In a connList: of shard.timers or shard.waiting.
 	slot       int16
 	prev, next *Conn
 	when       tcp.Time

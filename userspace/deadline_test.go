@@ -89,13 +89,14 @@ func TestADeadlinePassesAfterTheConnectionIsOver(t *testing.T) {
 	}
 	p.send(wire.ACK, 502, peerISS+2, "", nil)
 	p.stats("waiting", func(s Stats) uint64 { return uint64(s.Waiting) }, 1)
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+	deadline := time.Now().Add(500 * time.Millisecond)
+	if err := c.SetReadDeadline(deadline); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("read before it: %d, %v", n, err)
 	}
-	time.Sleep(30 * time.Millisecond)
+	time.Sleep(time.Until(deadline) + time.Millisecond)
 	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read after it: %d, %v", n, err)
 	}
