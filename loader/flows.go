@@ -41,28 +41,40 @@ func (t *flowTable) Delete(f wire.Flow) error {
 
 // Flows calls f for each flow. Flows that come or go meanwhile may be seen or not.
 func (t *flowTable) Flows(f func(wire.Flow) bool) error {
-	var h bpf.Handshake
-	var key4 bpf.Flow4
-	it := t.flows4.Iterate()
-	for it.Next(&key4, &h) {
-		if !f(fromFlow4(key4)) {
-			return nil
-		}
-	}
-	if err := it.Err(); err != nil {
+	more, err := eachFlow(t.flows4, fromFlow4, f)
+	if err != nil {
 		return fmt.Errorf("map flows4: %w", err)
 	}
-	var key6 bpf.Flow6
-	it = t.flows6.Iterate()
-	for it.Next(&key6, &h) {
-		if !f(fromFlow6(key6)) {
-			return nil
-		}
+	if !more {
+		return nil
 	}
-	if err := it.Err(); err != nil {
+	if _, err := eachFlow(t.flows6, fromFlow6, f); err != nil {
 		return fmt.Errorf("map flows6: %w", err)
 	}
 	return nil
+}
+
+// flowBatch is how many flows are read with one system call: one by one, millions of them would take seconds. The kernel reads
+// whole buckets, so it must not be smaller than one: which hold one or two.
+const flowBatch = 4096
+
+// eachFlow calls f for the flows of one table until it returns false, and says whether it has not.
+func eachFlow[K any](m *ebpf.Map, from func(K) wire.Flow, f func(wire.Flow) bool) (more bool, err error) {
+	keys, records := make([]K, flowBatch), make([]bpf.Handshake, flowBatch)
+	for cursor := new(ebpf.MapBatchCursor); ; {
+		n, err := m.BatchLookup(cursor, keys, records, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return false, err
+		}
+		for _, k := range keys[:n] {
+			if !f(from(k)) {
+				return false, nil
+			}
+		}
+		if err != nil { // that was the last batch
+			return true, nil
+		}
+	}
 }
 
 // Keys are the cookie keys in use; not to be changed.

@@ -3,9 +3,13 @@
 package loader
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
+	"github.com/xdptcp/xdptcp/bpf"
 	"github.com/xdptcp/xdptcp/userspace/wire"
 )
 
@@ -26,5 +30,61 @@ func TestAFlowKeyHasTheBytesOfThePacketAndComesBackAsTheSameFlow(t *testing.T) {
 	}
 	if k := flow4(v4); netPort(k.RemotePort) != 0x1234 || k.RemotePort == k.LocalPort {
 		t.Errorf("ports: %x", k)
+	}
+}
+
+func TestAllFlowsOfBothTablesAreGiven(t *testing.T) {
+	objects := loadProgram(t, nil)
+	table := &flowTable{flows4: objects.Flows4, flows6: objects.Flows6}
+	want := map[wire.Flow]bool{}
+	for i := range 1 << 10 { // all that the tables hold
+		v4 := wire.Flow{Remote: netip.MustParseAddr("::ffff:198.18.1.2").As16(), Local: netip.MustParseAddr("::ffff:192.0.2.1").As16(), RemotePort: uint16(i), LocalPort: 80}
+		v6 := wire.Flow{Remote: netip.MustParseAddr("2001:db8::1:2").As16(), Local: netip.MustParseAddr("2001:db8::1").As16(), RemotePort: uint16(i), LocalPort: 80}
+		binary.BigEndian.PutUint16(v4.Remote[14:], uint16(i*7919))
+		k4, k6 := flow4(v4), flow6(v6)
+		if err := table.flows4.Put(&k4, bpf.Handshake{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.flows6.Put(&k6, bpf.Handshake{}); err != nil {
+			t.Fatal(err)
+		}
+		want[v4], want[v6] = true, true
+	}
+	seen := 0
+	if err := table.Flows(func(f wire.Flow) bool {
+		seen++
+		if !want[f] {
+			t.Errorf("%v was given twice, or is in no table", f)
+		}
+		delete(want, f)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(want) > 0 {
+		t.Errorf("%d of %d flows were not given", len(want), seen+len(want))
+	}
+	calls := 0
+	if err := table.Flows(func(wire.Flow) bool { calls++; return calls < 3 }); err != nil || calls != 3 {
+		t.Errorf("%d calls after the third said that it is enough, %v", calls, err)
+	}
+}
+
+func TestFlowsAreReadInMoreThanOneBatch(t *testing.T) {
+	loadProgram(t, nil) // which says what happens without root
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 12, ValueSize: bpf.HandshakeSize, MaxEntries: 5 * flowBatch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for i := range uint32(5 * flowBatch) {
+		if err := m.Put(bpf.Flow4{Remote: i}, bpf.Handshake{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[wire.Flow]bool{}
+	more, err := eachFlow(m, fromFlow4, func(f wire.Flow) bool { seen[f] = true; return true })
+	if err != nil || !more || len(seen) != 5*flowBatch {
+		t.Errorf("%d flows, more %v, %v", len(seen), more, err)
 	}
 }

@@ -44,6 +44,7 @@ const (
 	badFrames
 	bufferBytes
 	bufferRefusals
+	bufferFull
 	transmitStalls
 	transmitErrors
 
@@ -168,6 +169,10 @@ var families = [familyCount]struct {
 	bufferRefusals: {"buffer_refusals_total", nil,
 		"Times that the bound on buffer memory was met: writes waited, or received data was dropped for the peer to send " +
 			"again. If it grows, readers are too slow for the memory that the engine may have."},
+	bufferFull: {"connection_buffer_full_total", []string{"buffer"},
+		"Times that a connection met a bound of its own: send (a write waited for the client to acknowledge: normal for bulk), " +
+			"receive (segments beyond the window: the service reads slowly, and the client asks again and again), out_of_order " +
+			"(segments not kept: a path that loses much, a client that makes holes on purpose, or three quarters of the memory in use)."},
 	badFrames: {"bad_frames_total", []string{"reason"},
 		"Frames that reached the engine and were thrown away: malformed (neither TCP nor an ICMP error), or with a wrong TCP checksum. A steady growth " +
 			"of checksum points to a NIC or to a peer on the same host whose checksums are left to hardware."},

@@ -195,7 +195,7 @@ func TestConnectionsSegmentsAndErrors(t *testing.T) {
 		Open: 1, Waiting: 2, Opened: 3, ClosedClean: 4, ClosedReset: 5, ClosedTimeout: 6, ClosedAborted: 7,
 		NoConnection: 8, Swept: 9, SegmentsIn: 10, SegmentsOut: 11, BytesIn: 12, BytesOut: 13, PureAcksOut: 14,
 		ResetsOut: 15, Retransmits: 16, BadFrames: 17, BadChecksums: 18, TxNoChunk: 19, TxErrors: 20,
-		Strays: 25, StraysLost: 4, BufferBytes: 22, MemoryRefused: 23, LeftAlone: 24,
+		Strays: 25, StraysLost: 4, BufferBytes: 22, MemoryRefused: 23, LeftAlone: 24, SendBufferFull: 41, ReceiveBufferFull: 42, OutOfOrderRefused: 43,
 		ICMPUnreachable: 31, ICMPTooBig: 32, ICMPTimeExceeded: 33, ICMPParameterProblem: 34,
 		ICMPBadChecksum: 35, ICMPNoConnection: 36, ICMPBadSequence: 37, ICMPBadMTU: 38,
 	}
@@ -204,6 +204,9 @@ xdptcp_bad_frames_total{interface="eth0",reason="checksum"} 18
 xdptcp_bad_frames_total{interface="eth0",reason="malformed"} 17
 xdptcp_buffer_bytes{interface="eth0"} 22
 xdptcp_buffer_refusals_total{interface="eth0"} 23
+xdptcp_connection_buffer_full_total{buffer="out_of_order",interface="eth0"} 43
+xdptcp_connection_buffer_full_total{buffer="receive",interface="eth0"} 42
+xdptcp_connection_buffer_full_total{buffer="send",interface="eth0"} 41
 xdptcp_connections{interface="eth0",state="open"} 1
 xdptcp_connections{interface="eth0",state="waiting"} 2
 xdptcp_connections_closed_total{how="aborted",interface="eth0"} 7
@@ -233,7 +236,7 @@ xdptcp_stray_frames_total{interface="eth0",outcome="handed_over"} 21
 xdptcp_stray_frames_total{interface="eth0",outcome="lost"} 4
 xdptcp_transmit_errors_total{interface="eth0"} 20
 xdptcp_transmit_stalls_total{interface="eth0"} 19
-`, "xdptcp_bad_frames_total", "xdptcp_buffer_bytes", "xdptcp_buffer_refusals_total", "xdptcp_stray_frames_total", "xdptcp_connections", "xdptcp_connections_closed_total",
+`, "xdptcp_bad_frames_total", "xdptcp_buffer_bytes", "xdptcp_buffer_refusals_total", "xdptcp_connection_buffer_full_total", "xdptcp_stray_frames_total", "xdptcp_connections", "xdptcp_connections_closed_total",
 		"xdptcp_connections_opened_total", "xdptcp_flows_swept_total", "xdptcp_icmp_errors_total",
 		"xdptcp_icmp_errors_refused_total", "xdptcp_segments_left_to_successor_total", "xdptcp_payload_bytes_total",
 		"xdptcp_pure_acks_total", "xdptcp_resets_sent_total", "xdptcp_retransmitted_segments_total",

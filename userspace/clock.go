@@ -38,3 +38,6 @@ func coarseTicks() uint32 {
 }
 
 func (c *clock) now() tcp.Time { return c.zero + tcp.Time(time.Since(c.start)) }
+
+// time is a reading of the clock for people.
+func (c *clock) time(t tcp.Time) time.Time { return c.start.Add(t.Sub(c.zero)) }

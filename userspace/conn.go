@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/xdptcp/xdptcp/bpf"
 	"github.com/xdptcp/xdptcp/userspace/tcp"
@@ -17,49 +16,59 @@ import (
 )
 
 // A Conn is one connection. It is a net.Conn; any of its methods may be called from any goroutine.
+//
+// There may be a million of them, and nearly all idle: what few need for a short time is a pointer.
 type Conn struct {
+	// What finds a connection is in its first two cache lines.
 	shard    *shard
-	flow     wire.Flow
-	record   bpf.Handshake
-	byEngine bool // the SYN/ACK was the engine's
-	opened   time.Time
-	template wire.Template
+	template wire.Template // has the flow, too
+
+	// Covered by the shard's lock, as is all below.
+	closed       bool // by Close
+	writeClosed  bool // by CloseWrite
+	ended        bool // reached CLOSED: nothing more comes or goes
+	over         bool // reached CLOSED or TIME-WAIT, and was counted as such
+	dirty        bool // in shard.dirty
+	stalled      bool // in shard.stalled
+	inWaiting    bool // in shard.waiting
+	forgotten    bool // the shard has it no more
+	readExpired  bool // the deadline has passed
+	writeExpired bool
+	woken        tcp.Event
+
+	// In a connList: of shard.timers or shard.waiting.
+	slot       int16
+	prev, next *Conn
+	when       tcp.Time
+
+	tcp tcp.Conn
+
+	readDeadline, writeDeadline tcp.Time // tcp.Never: none, or passed
+
+	canRead  sync.Cond
+	canWrite *sync.Cond // made for the first Write that waits: most never do
 
 	writing sync.Mutex // one Write at a time, so that their bytes don't mix
 
-	// Covered by the shard's lock.
-	tcp           tcp.Conn
-	canRead       sync.Cond
-	canWrite      sync.Cond
-	readDeadline  deadline
-	writeDeadline deadline
-	closed        bool // by Close
-	writeClosed   bool // by CloseWrite
-	ended         bool // reached CLOSED: nothing more comes or goes
-	over          bool // reached CLOSED or TIME-WAIT, and was counted as such
-	dirty         bool // in shard.dirty
-	stalled       bool // in shard.stalled
-	woken         tcp.Event
-	timer         int // index in shard.timers; -1: not there
-	wakeAt        tcp.Time
-
-	inWaiting    bool // in shard.waiting
-	waitingUntil tcp.Time
-	prev, next   *Conn
+	agreed agreed
+	opened tcp.Time
 
 	linger *linger // nil: Close does not wait
 }
 
 var _ net.Conn = (*Conn)(nil)
 
-func newConn(s *shard, p *wire.Packet, record *bpf.Handshake) *Conn {
+func newConn(s *shard, p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn {
 	c := &Conn{
-		shard: s, flow: p.Flow, record: *record, opened: time.Now(),
-		template: wire.NewTemplate(p), timer: -1,
+		shard: s, agreed: newAgreed(record), opened: now, template: wire.NewTemplate(p), slot: noTimer,
+		readDeadline: tcp.Never, writeDeadline: tcp.Never,
 	}
-	c.canRead.L, c.canWrite.L = &s.mu, &s.mu
+	c.canRead.L = &s.mu
 	return c
 }
+
+// flow names the connection.
+func (c *Conn) flow() wire.Flow { return c.template.Flow() }
 
 // notify notes whom to wake when the lock is released.
 func (c *Conn) notify(ev tcp.Event) {
@@ -74,7 +83,9 @@ func (c *Conn) wakeUp() {
 		c.canRead.Broadcast()
 	}
 	if c.woken&(tcp.Writable|tcp.Closed) != 0 {
-		c.canWrite.Broadcast()
+		if c.canWrite != nil {
+			c.canWrite.Broadcast()
+		}
 	}
 	if c.woken&(tcp.Delivered|tcp.Closed) != 0 && c.linger != nil {
 		c.linger.end()
@@ -96,29 +107,42 @@ func (c *Conn) Read(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.unlock()
 	for {
-		switch {
-		case c.closed:
-			return 0, c.opError("read", net.ErrClosed)
-		case c.readDeadline.expired:
-			return 0, c.opError("read", os.ErrDeadlineExceeded)
-		case len(b) == 0:
-			return 0, nil
+		if err := c.mayRead(); err != nil || len(b) == 0 {
+			return 0, err
 		}
 		if n := c.tcp.Read(b); n > 0 {
 			c.drive() // the window has opened: perhaps worth telling
 			return n, nil
 		}
-		if c.tcp.ReadClosed() {
-			return 0, io.EOF
-		}
-		if c.ended {
-			if err := c.tcp.Err(); err != nil {
-				return 0, c.opError("read", err)
-			}
-			return 0, io.EOF
+		if err := c.nothingComes(); err != nil {
+			return 0, err
 		}
 		c.canRead.Wait()
 	}
+}
+
+// mayRead gives the error of a call that reads, whether there is something to read or not; nil: there is none.
+func (c *Conn) mayRead() error {
+	switch {
+	case c.closed:
+		return c.opError("read", net.ErrClosed)
+	case c.timedOut(c.readDeadline, c.readExpired):
+		return c.opError("read", os.ErrDeadlineExceeded)
+	}
+	return nil
+}
+
+// nothingComes gives the error of a call that has read everything: io.EOF, or why the connection ended. nil: more may come.
+func (c *Conn) nothingComes() error {
+	switch {
+	case c.tcp.ReadClosed():
+		return io.EOF
+	case !c.ended:
+		return nil
+	case c.tcp.Err() != nil:
+		return c.opError("read", c.tcp.Err())
+	}
+	return io.EOF
 }
 
 // Write sends b. It returns when all of b is in the send buffer.
@@ -129,17 +153,8 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 	s.mu.Lock()
 	defer s.unlock()
 	for {
-		switch {
-		case c.closed:
-			return n, c.opError("write", net.ErrClosed)
-		case c.writeDeadline.expired:
-			return n, c.opError("write", os.ErrDeadlineExceeded)
-		case c.ended || c.writeClosed:
-			err := c.tcp.Err()
-			if err == nil {
-				err = syscall.EPIPE
-			}
-			return n, c.opError("write", err)
+		if err := c.mayWrite(); err != nil {
+			return n, err
 		}
 		if took := c.tcp.Write(b[n:]); took > 0 {
 			n += took
@@ -148,8 +163,31 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 		if n == len(b) {
 			return n, nil
 		}
-		c.canWrite.Wait()
+		c.waitToWrite()
 	}
+}
+
+// mayWrite gives the error of a call that writes; nil: there is none.
+func (c *Conn) mayWrite() error {
+	switch {
+	case c.closed:
+		return c.opError("write", net.ErrClosed)
+	case c.timedOut(c.writeDeadline, c.writeExpired):
+		return c.opError("write", os.ErrDeadlineExceeded)
+	case c.ended || c.writeClosed:
+		if err := c.tcp.Err(); err != nil {
+			return c.opError("write", err)
+		}
+		return c.opError("write", syscall.EPIPE)
+	}
+	return nil
+}
+
+func (c *Conn) waitToWrite() {
+	if c.canWrite == nil {
+		c.canWrite = sync.NewCond(&c.shard.mu)
+	}
+	c.canWrite.Wait()
 }
 
 // drive sends what there is to send, in the caller's own time slice. The lock is held.
@@ -163,8 +201,7 @@ func (c *Conn) Close() error {
 	var wait <-chan struct{}
 	err := c.do("close", func() {
 		c.closed = true
-		c.readDeadline.stop()
-		c.writeDeadline.stop()
+		c.readDeadline, c.writeDeadline = tcp.Never, tcp.Never
 		wait = c.closeTCP()
 		c.notify(tcp.Readable | tcp.Writable)
 	})
@@ -213,72 +250,10 @@ func (c *Conn) do(op string, f func()) error {
 }
 
 // LocalAddr is our address: a *net.TCPAddr.
-func (c *Conn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.flow.LocalAddr()) }
+func (c *Conn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.flow().LocalAddr()) }
 
 // RemoteAddr is the client's address: a *net.TCPAddr.
-func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.flow.RemoteAddr()) }
-
-// A deadline makes the blocking calls of one direction fail from a moment on.
-type deadline struct {
-	timer   *time.Timer
-	expired bool
-	set     int // counts the settings, so that a timer of an earlier one has no effect
-}
-
-func (d *deadline) stop() {
-	d.set++
-	d.expired = false
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-}
-
-// SetDeadline sets both deadlines; the zero time means none.
-func (c *Conn) SetDeadline(t time.Time) error {
-	if err := c.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return c.SetWriteDeadline(t)
-}
-
-// SetReadDeadline sets when Read fails with os.ErrDeadlineExceeded; the zero time means never.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.setDeadline(&c.readDeadline, &c.canRead, t)
-}
-
-// SetWriteDeadline sets when Write fails with os.ErrDeadlineExceeded; the zero time means never.
-func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.setDeadline(&c.writeDeadline, &c.canWrite, t)
-}
-
-func (c *Conn) setDeadline(d *deadline, cond *sync.Cond, t time.Time) error {
-	c.shard.mu.Lock()
-	defer c.shard.mu.Unlock()
-	if c.closed {
-		return c.opError("set", net.ErrClosed)
-	}
-	d.stop()
-	if t.IsZero() {
-		return nil
-	}
-	wait := time.Until(t)
-	if wait <= 0 {
-		d.expired = true
-		cond.Broadcast()
-		return nil
-	}
-	set := d.set
-	d.timer = time.AfterFunc(wait, func() {
-		c.shard.mu.Lock()
-		defer c.shard.mu.Unlock()
-		if d.set == set {
-			d.expired = true
-			cond.Broadcast()
-		}
-	})
-	return nil
-}
+func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.flow().RemoteAddr()) }
 
 // opError gives an error the form that users of package net know.
 func (c *Conn) opError(op string, err error) error {

@@ -52,7 +52,8 @@ type Config struct {
 	// Backlog bounds, for each listener, the connections that wait for Accept. 0: 1024.
 	Backlog int
 	// Memory bounds the bytes that all connections together hold in buffers. 0: 1 GiB. At the bound
-	// a Write waits, and what a peer sends is dropped and counted until readers have drained theirs.
+	// a Write waits, and what a peer sends is dropped and counted until readers have drained theirs. From
+	// three quarters of it on, what comes out of order is not kept. (TCP has the bounds of each connection.)
 	Memory int
 	// TCP is the model for each shard's configuration (its Pool is not used: each shard has its
 	// own). nil: tcp.DefaultConfig.
@@ -71,7 +72,8 @@ type Engine struct {
 	lost   chan error
 	closed sync.Once
 	owners owners
-
+	// flowHash is that of all tables of flows.
+	flowHash  *flowHash
 	mu        sync.RWMutex
 	listeners map[place]*Listener
 }
@@ -111,6 +113,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg:       cfg,
 		log:       cfg.Log,
 		clock:     newClock(),
+		flowHash:  newFlowHash(),
 		stop:      make(chan struct{}),
 		lost:      make(chan error, len(cfg.Links)),
 		listeners: make(map[place]*Listener),
@@ -118,9 +121,7 @@ func New(cfg Config) (*Engine, error) {
 	for queue, link := range cfg.Links {
 		e.shards = append(e.shards, newShard(e, queue, link))
 	}
-	if len(e.shards) > 1 {
-		e.owners.shards = make(map[wire.Flow]*shard)
-	}
+	e.owners = newOwners(e.flowHash, e.shards)
 	for _, s := range e.shards {
 		e.loops.Add(1)
 		go s.loop()
@@ -178,55 +179,6 @@ func (e *Engine) Close(grace time.Duration) {
 			s.forgetAll()
 		}
 	})
-}
-
-// sweepEvery is how often flows that the engine doesn't know are looked for. One that is unknown
-// twice in a row is deleted: its client never spoke after a final ACK that a full ring lost.
-const sweepEvery = 60 * time.Second
-
-func (e *Engine) sweep() {
-	defer e.loops.Done()
-	ticker := time.NewTicker(sweepEvery)
-	defer ticker.Stop()
-	suspects := map[wire.Flow]bool{}
-	for {
-		select {
-		case <-e.stop:
-			return
-		case <-ticker.C:
-			suspects = e.sweepOnce(suspects)
-		}
-	}
-}
-
-func (e *Engine) sweepOnce(suspects map[wire.Flow]bool) map[wire.Flow]bool {
-	unknown := map[wire.Flow]bool{}
-	err := e.cfg.Flows.Flows(func(f wire.Flow) bool {
-		if !e.knows(f) {
-			unknown[f] = true
-		}
-		return true
-	})
-	if err != nil {
-		e.log.Warn("sweep of the flow table ended early", "err", err)
-	}
-	for f := range unknown {
-		// Looked up once more: it may have come to life while we were reading the table.
-		if suspects[f] && !e.knows(f) {
-			delete(unknown, f)
-			e.shards[0].sweep(f)
-		}
-	}
-	return unknown
-}
-
-func (e *Engine) knows(f wire.Flow) bool {
-	for _, s := range e.shards {
-		if s.knows(f) {
-			return true
-		}
-	}
-	return false
 }
 
 // Lost tells of queues that can't be served any more, mostly because their interface is gone. Their

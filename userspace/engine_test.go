@@ -467,17 +467,17 @@ func TestAFlowHasNoOwnerOnceItIsForgotten(t *testing.T) {
 	p.from(40002)
 	p.send(wire.ACK, peerIRS+1, peerISS+1, "", &p.record) // refused: the backlog is full
 	p.stats("refused", func(s Stats) uint64 { return s.RefusedBacklog }, 1)
-	if n := len(p.engine.owners.shards); n != 2 {
+	if n := p.engine.owners.claims(); n != 2 {
 		t.Errorf("%d flows have an owner, want the 2 that are open", n)
 	}
 	for _, s := range p.engine.shards {
 		s.mu.Lock()
-		for _, c := range s.conns {
+		for c := range s.conns.all() {
 			s.forget(c)
 		}
 		s.mu.Unlock()
 	}
-	if n := len(p.engine.owners.shards); n != 0 {
+	if n := p.engine.owners.claims(); n != 0 {
 		t.Errorf("%d flows have an owner, want none", n)
 	}
 }

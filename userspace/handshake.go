@@ -35,34 +35,48 @@ type Handshake struct {
 // tick is the unit of our timestamps.
 const tick = time.Duration(1 << bpf.TickShift)
 
+// agreed is what a connection keeps of its handshake record: what its TCP does not keep.
+type agreed struct {
+	iss, irs, rttTicks uint32
+	mss                uint16
+	sndWScale, flags   uint8 // flags: bpf.HandshakeSACK … and byEngine
+}
+
+const byEngine = 1 << 7 // the SYN/ACK was the engine's
+
+func newAgreed(h *bpf.Handshake) agreed {
+	return agreed{h.Iss, h.Irs, h.RttTicks, h.Mss, h.SndWscale, h.Flags &^ byEngine}
+}
+
+func (a *agreed) has(flag uint8) bool { return a.flags&flag != 0 }
+
 // Handshake tells how this connection came to be.
 func (c *Conn) Handshake() Handshake {
-	h := &c.record
+	h := &c.agreed
 	hs := Handshake{
-		Remote: c.flow.RemoteAddr(), Local: c.flow.LocalAddr(), Queue: c.shard.queue,
-		ClientISN: h.Irs, ServerISN: h.Iss,
-		MSS: h.Mss, ClientWScale: -1, ServerWScale: -1,
-		SACK:       h.Flags&bpf.HandshakeSACK != 0,
-		Timestamps: h.Flags&bpf.HandshakeTimestamps != 0,
-		ECN:        h.Flags&bpf.HandshakeECN != 0,
+		Remote: c.flow().RemoteAddr(), Local: c.flow().LocalAddr(), Queue: c.shard.queue,
+		ClientISN: h.irs, ServerISN: h.iss,
+		MSS: h.mss, ClientWScale: -1, ServerWScale: -1,
+		SACK:       h.has(bpf.HandshakeSACK),
+		Timestamps: h.has(bpf.HandshakeTimestamps),
+		ECN:        h.has(bpf.HandshakeECN),
 		AnsweredBy: "xdp",
-		Opened:     c.opened,
+		Opened:     c.shard.engine.clock.time(c.opened),
 	}
-	if h.Flags&bpf.HandshakeWScale != 0 {
-		hs.ClientWScale, hs.ServerWScale = int(h.SndWscale), bpf.WindowScale
+	if h.has(bpf.HandshakeWScale) {
+		hs.ClientWScale, hs.ServerWScale = int(h.sndWScale), bpf.WindowScale
 	}
-	if c.byEngine {
+	if h.has(byEngine) {
 		hs.AnsweredBy = "engine"
 	}
 	if hs.Timestamps {
-		hs.Duration, hs.HasDuration = time.Duration(h.RttTicks)*tick, true
+		hs.Duration, hs.HasDuration = time.Duration(h.rttTicks)*tick, true
 	}
 	return hs
 }
 
 // tcpHandshake is what the TCP core must know of it.
-func (c *Conn) tcpHandshake(v4 bool) tcp.Handshake {
-	h := &c.record
+func (c *Conn) tcpHandshake(h *bpf.Handshake, v4 bool) tcp.Handshake {
 	hs := tcp.Handshake{
 		ISS: tcp.Seq(h.Iss), IRS: tcp.Seq(h.Irs),
 		MSS:        min(int(h.Mss), mssOf(c.shard.engine.cfg.MTU-c.template.LinkExcess(), v4)),

@@ -27,10 +27,10 @@ func (s *shard) inputICMP(frame []byte, now tcp.Time) {
 		s.stats.BadFrames++
 		return
 	}
-	c := s.conns[e.Flow]
+	c := s.conns.get(&e.Flow)
 	if c == nil {
 		// The card hashes the router's address, so most errors come on another queue than their connection.
-		if owner := s.engine.owners.elsewhere(e.Flow, s); owner != nil {
+		if owner := s.engine.owners.elsewhere(&e.Flow, s); owner != nil {
 			s.stray(owner, frame, nil)
 			return
 		}
@@ -57,7 +57,7 @@ func (s *shard) inputICMP(frame []byte, now tcp.Time) {
 
 // tooBig takes in that the path of a connection has this MTU.
 func (s *shard) tooBig(c *Conn, mtu uint32, now tcp.Time) {
-	v4 := c.flow.IsIPv4()
+	v4 := c.flow().IsIPv4()
 	if mtu < minPathMTU4 || !v4 && mtu < minPathMTU6 {
 		s.stats.ICMPBadMTU++
 		return

@@ -52,6 +52,13 @@ func (l *memLink) deliver(frame []byte, record *bpf.Handshake) {
 	l.Wake()
 }
 
+// room says whether there is a chunk for another frame.
+func (l *memLink) room() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.freeRx) > 1
+}
+
 func (l *memLink) Receive(d []afxdp.Desc) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

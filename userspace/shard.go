@@ -19,6 +19,13 @@ import (
 // decided once for all of them (RFC 9293, 3.10.7.4: MUST-58, MUST-59).
 const batchSize = 64
 
+// maxDue bounds how many connections whose time has come are looked at before the next batch of frames.
+const maxDue = 4 * batchSize
+
+// trimEvery is for how long nobody must have needed a buffer's memory before it goes back to the garbage collector. It is no
+// more than maxSleep, after which an idle shard makes a turn.
+const trimEvery = time.Second
+
 // poolChunk is what a tcp.Pool hands out, in bytes.
 const poolChunk = 4096
 
@@ -30,7 +37,7 @@ type shard struct {
 
 	mu      sync.Mutex // covers all below, and every tcp.Conn of the shard
 	link    Link
-	conns   map[wire.Flow]*Conn
+	conns   connTable
 	timers  timers
 	waiting waiting
 	stalled []*Conn // have output, but there was no free TX chunk
@@ -43,6 +50,7 @@ type shard struct {
 	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it. 0: it is awake.
 	sleepUntil tcp.Time
 	health     health
+	trimAt     tcp.Time // when the pool gives back what nobody needs
 
 	// Reused for every batch, so that nothing is allocated per packet.
 	descs  [batchSize]afxdp.Desc
@@ -55,7 +63,7 @@ type shard struct {
 }
 
 func newShard(e *Engine, queue int, link Link) *shard {
-	s := &shard{engine: e, queue: queue, link: link, tcp: *e.cfg.TCP, conns: make(map[wire.Flow]*Conn)}
+	s := &shard{engine: e, queue: queue, link: link, tcp: *e.cfg.TCP, conns: newConnTable(e.flowHash)}
 	s.tcp.Pool = tcp.NewPool(max(1, e.cfg.Memory/len(e.cfg.Links)/poolChunk))
 	s.health.turned.Store(int64(e.clock.now()))
 	return s
@@ -88,17 +96,12 @@ const maxSleep = time.Second
 
 // timeout is how long the loop may sleep.
 func (s *shard) timeout() time.Duration {
-	s.sleepUntil = s.timers.next()
-	if w := s.waiting.head; w != nil && w.waitingUntil < s.sleepUntil {
-		s.sleepUntil = w.waitingUntil
-	}
+	now := s.engine.clock.now()
+	s.sleepUntil = min(now.Add(maxSleep), s.timers.next(), s.waiting.next())
 	if len(s.stalled) > 0 {
 		return 200 * time.Microsecond
 	}
-	if s.sleepUntil == tcp.Never {
-		return maxSleep
-	}
-	return min(maxSleep, max(0, time.Duration(s.sleepUntil-s.engine.clock.now())))
+	return max(0, s.sleepUntil.Sub(now))
 }
 
 // turn processes one batch of frames and what is due, and returns how many frames there were.
@@ -115,8 +118,9 @@ func (s *shard) turn() int {
 	for _, stray := range s.takeStrays() {
 		s.input(stray.frame, stray.record, now)
 	}
-	for c := s.timers.due(now); c != nil; c = s.timers.due(now) {
-		s.event(c, c.tcp.Tick(now))
+	work := maxDue
+	for c := s.timers.due(now, &work); c != nil; c = s.timers.due(now, &work) {
+		s.event(c, c.tcp.Tick(now)|c.expire(now))
 	}
 	if len(s.stalled) > 0 {
 		stalled := s.stalled
@@ -132,8 +136,14 @@ func (s *shard) turn() int {
 		s.output(c, now)
 	}
 	s.dirty = s.dirty[:0]
-	for c := s.waiting.expired(now); c != nil; c = s.waiting.expired(now) {
+	work = maxDue
+	for c := s.waiting.expired(now); c != nil && work > 0; c = s.waiting.expired(now) {
 		s.forget(c)
+		work--
+	}
+	if s.trimAt <= now {
+		s.tcp.Pool.TrimUnused()
+		s.trimAt = now.Add(trimEvery)
 	}
 	s.flush()
 	s.unlock()
@@ -166,9 +176,9 @@ func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 		s.stats.BadChecksums++
 		return
 	}
-	c := s.conns[p.Flow]
+	c := s.conns.get(&p.Flow)
 	if c == nil && s.retired {
-		if owner := s.engine.owners.elsewhere(p.Flow, s); owner != nil {
+		if owner := s.engine.owners.elsewhere(&p.Flow, s); owner != nil {
 			s.stray(owner, frame, record)
 		} else {
 			s.stats.LeftAlone++
@@ -176,7 +186,7 @@ func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 		return
 	}
 	if c == nil {
-		if owner := s.engine.owners.claim(p.Flow, s); owner != s {
+		if owner := s.engine.owners.claim(&p.Flow, s); owner != s {
 			s.stray(owner, frame, record)
 			return
 		}
@@ -185,7 +195,7 @@ func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 	s.stats.BytesIn += uint64(p.Segment.PayloadLen)
 	if c == nil {
 		if c = s.admit(p, record, now); c == nil {
-			s.engine.owners.release(p.Flow)
+			s.engine.owners.release(&p.Flow)
 			return
 		}
 	}
@@ -269,15 +279,17 @@ func (s *shard) admit(p *wire.Packet, record *bpf.Handshake, now tcp.Time) *Conn
 		s.noConnection(p)
 		return nil
 	}
-	c := newConn(s, p, record)
-	c.byEngine = slices.Contains(s.answered[:], record.Iss)
+	c := newConn(s, p, record, now)
+	if slices.Contains(s.answered[:], record.Iss) {
+		c.agreed.flags |= byEngine
+	}
 	if !l.offer(c) {
 		// Dropped, not reset: the client's next segment proves the cookie again.
 		s.stats.RefusedBacklog++
 		return nil
 	}
-	c.tcp.Open(&s.tcp, c.tcpHandshake(p.Flow.IsIPv4()), now)
-	s.conns[p.Flow] = c
+	c.tcp.Open(&s.tcp, c.tcpHandshake(record, p.Flow.IsIPv4()), now)
+	s.conns.add(c)
 	s.stats.Opened++
 	if record.Flags&bpf.HandshakeTimestamps != 0 {
 		s.stats.handshake(record.RttTicks)
@@ -346,11 +358,16 @@ func (s *shard) settle(c *Conn, now tcp.Time) {
 			s.leave(c, now)
 		}
 	default:
-		s.timers.schedule(c)
-		if next := s.timers.next(); next < s.sleepUntil {
-			s.sleepUntil = next
-			s.link.Wake()
-		}
+		s.schedule(c, now)
+	}
+}
+
+// schedule sees to it that a connection is looked at by its deadline, even if the loop would sleep on.
+func (s *shard) schedule(c *Conn, now tcp.Time) {
+	s.timers.schedule(c, now)
+	if next := s.timers.next(); next < s.sleepUntil {
+		s.sleepUntil = next
+		s.link.Wake()
 	}
 }
 
@@ -367,21 +384,22 @@ func (s *shard) leave(c *Conn, now tcp.Time) {
 	default:
 		s.stats.ClosedAborted++
 	}
-	if s.conns[c.flow] == c {
+	if !c.forgotten {
 		s.waiting.push(c, now+waitingTime)
 	}
 }
 
 // forget drops all that the shard has of a connection, and XDP's flow with it.
 func (s *shard) forget(c *Conn) {
-	if s.conns[c.flow] != c {
+	if !s.conns.remove(c) {
 		return
 	}
+	c.forgotten = true
 	s.waiting.remove(c)
 	s.timers.remove(c)
-	delete(s.conns, c.flow)
-	s.deleteFlow(c.flow)
-	s.engine.owners.release(c.flow) // last: whoever claims the flow now must find XDP's table clean
+	flow := c.flow()
+	s.deleteFlow(flow)
+	s.engine.owners.release(&flow) // last: whoever claims the flow now must find XDP's table clean
 }
 
 func (s *shard) deleteFlow(f wire.Flow) {
@@ -421,12 +439,6 @@ func (s *shard) flush() {
 	}
 }
 
-func (s *shard) knows(f wire.Flow) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.conns[f] != nil
-}
-
 func (s *shard) count(f func(*Stats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -438,16 +450,6 @@ func (s *shard) retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.retired = true
-}
-
-// sweep deletes the flow of no connection, unless it may be a successor's.
-func (s *shard) sweep(f wire.Flow) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.retired {
-		s.deleteFlow(f)
-		s.stats.Swept++
-	}
 }
 
 // closeConns ends every connection the polite way.
@@ -471,7 +473,7 @@ func (s *shard) abortConns() {
 // abortFrom resets the connections of the remote addresses that match, and says how many they were.
 func (s *shard) abortFrom(match func(netip.Addr) bool) int {
 	return s.each(func(c *Conn, _ tcp.Time) bool {
-		if !match(c.flow.RemoteAddr().Addr()) {
+		if !match(c.flow().RemoteAddr().Addr()) {
 			return false
 		}
 		c.ended = true
@@ -485,7 +487,7 @@ func (s *shard) each(f func(*Conn, tcp.Time) bool) (n int) {
 	s.mu.Lock()
 	defer s.unlock()
 	now := s.engine.clock.now()
-	for _, c := range s.conns {
+	for c := range s.conns.all() {
 		if c.inWaiting || !f(c, now) {
 			continue
 		}
@@ -501,7 +503,7 @@ func (s *shard) each(f func(*Conn, tcp.Time) bool) (n int) {
 func (s *shard) forgetAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.conns {
+	for c := range s.conns.all() {
 		s.forget(c)
 	}
 }

@@ -38,6 +38,9 @@ type Stats struct {
 	BadFrames               uint64 // frames that are neither a segment nor an ICMP error: cut short, wrong lengths
 	BadChecksums            uint64
 	MemoryRefused           uint64 // times that the bound on buffer memory was met
+	OutOfOrderRefused       uint64 // segments out of order that were not kept: too many holes, or memory was short
+	SendBufferFull          uint64 // times that a write had to wait for its connection's send buffer
+	ReceiveBufferFull       uint64 // segments that were not taken, or not whole: beyond their connection's window
 	TxNoChunk               uint64 // times that output waited because all TX chunks were in flight
 	TxErrors                uint64 // failed transmit system calls
 
@@ -71,7 +74,8 @@ func (st *Stats) add(o *Stats) {
 		{&st.SegmentsIn, &o.SegmentsIn}, {&st.SegmentsOut, &o.SegmentsOut}, {&st.BytesIn, &o.BytesIn},
 		{&st.BytesOut, &o.BytesOut}, {&st.PureAcksOut, &o.PureAcksOut}, {&st.ResetsOut, &o.ResetsOut},
 		{&st.Retransmits, &o.Retransmits}, {&st.BadFrames, &o.BadFrames},
-		{&st.BadChecksums, &o.BadChecksums}, {&st.MemoryRefused, &o.MemoryRefused}, {&st.TxNoChunk, &o.TxNoChunk}, {&st.TxErrors, &o.TxErrors},
+		{&st.BadChecksums, &o.BadChecksums}, {&st.MemoryRefused, &o.MemoryRefused}, {&st.OutOfOrderRefused, &o.OutOfOrderRefused},
+		{&st.SendBufferFull, &o.SendBufferFull}, {&st.ReceiveBufferFull, &o.ReceiveBufferFull}, {&st.TxNoChunk, &o.TxNoChunk}, {&st.TxErrors, &o.TxErrors},
 		{&st.ICMPUnreachable, &o.ICMPUnreachable}, {&st.ICMPTooBig, &o.ICMPTooBig}, {&st.ICMPTimeExceeded, &o.ICMPTimeExceeded},
 		{&st.ICMPParameterProblem, &o.ICMPParameterProblem}, {&st.ICMPBadChecksum, &o.ICMPBadChecksum},
 		{&st.ICMPNoConnection, &o.ICMPNoConnection}, {&st.ICMPBadSequence, &o.ICMPBadSequence}, {&st.ICMPBadMTU, &o.ICMPBadMTU},
@@ -88,8 +92,11 @@ func (st *Stats) add(o *Stats) {
 func (e *Engine) Stats() (sum Stats) {
 	for _, s := range e.shards {
 		s.count(func(st *Stats) {
-			st.Open, st.Waiting = len(s.conns)-s.waiting.n, s.waiting.n
-			st.BufferBytes, st.MemoryRefused = s.tcp.Pool.InUse()*poolChunk, s.tcp.Pool.Refused()
+			st.Open, st.Waiting = s.conns.len()-s.waiting.n, s.waiting.n
+			st.BufferBytes = s.tcp.Pool.InUse() * poolChunk
+			r := s.tcp.Pool.Refusals()
+			st.MemoryRefused, st.OutOfOrderRefused = r.Memory, r.OutOfOrder
+			st.SendBufferFull, st.ReceiveBufferFull = r.SendBuffer, r.ReceiveBuffer
 			sum.add(st)
 		})
 	}

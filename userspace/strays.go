@@ -11,46 +11,105 @@ import (
 
 // A flow normally stays on one queue, but not always: the number of queues or the card's hash may
 // change under it, and on veth the sender's CPU chooses the queue. So where there are several shards,
-// owners says which one has a flow, and a frame that strays to another is handed to it.
+// owners says which one has a flow, and a frame that strays to another is handed to it. It is asked when a
+// flow is opened or forgotten, and of segments whose flow the shard does not have: not for others.
+//
+// Flows are known by their hash alone: if two have the same one, they have the same owner, and nobody minds.
 type owners struct {
-	mu     sync.Mutex
-	shards map[wire.Flow]*shard // nil if there is only one shard
+	hash    *flowHash
+	shards  []*shard
+	stripes *[ownerStripes]ownerStripe // nil if there is only one shard
 }
 
-// claim makes s the owner of a flow, unless there is one already. It returns the owner.
-func (o *owners) claim(f wire.Flow, s *shard) *shard {
-	if o.shards == nil {
+// ownerStripes is how many locks the flows share, so that shards seldom wait for each other.
+const ownerStripes = 64
+
+type ownerStripe struct {
+	mu     sync.Mutex
+	owners map[uint64]owner // by the flow's hash; without pointers, so the garbage collector does not read it
+}
+
+type owner struct {
+	queue uint32 // of the shard
+	flows uint32 // with this hash that it has claimed: mostly one
+}
+
+func newOwners(hash *flowHash, shards []*shard) owners {
+	o := owners{hash: hash, shards: shards}
+	if len(shards) > 1 {
+		o.stripes = new([ownerStripes]ownerStripe)
+		for i := range o.stripes {
+			o.stripes[i].owners = make(map[uint64]owner)
+		}
+	}
+	return o
+}
+
+// lock gives a flow's stripe with its lock held, and the flow's hash.
+func (o *owners) lock(f *wire.Flow) (*ownerStripe, uint64) {
+	hash := o.hash.of(f)
+	stripe := &o.stripes[hash>>32%ownerStripes]
+	stripe.mu.Lock()
+	return stripe, hash
+}
+
+// claim makes s the owner of a flow that it does not have, unless there is one already. It returns the owner. What s has
+// claimed, it must release.
+func (o *owners) claim(f *wire.Flow, s *shard) *shard {
+	if o.stripes == nil {
 		return s
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if owner := o.shards[f]; owner != nil {
-		return owner
+	stripe, hash := o.lock(f)
+	defer stripe.mu.Unlock()
+	has, ok := stripe.owners[hash]
+	if ok && o.shards[has.queue] != s {
+		return o.shards[has.queue]
 	}
-	o.shards[f] = s
+	stripe.owners[hash] = owner{uint32(s.queue), has.flows + 1}
 	return s
 }
 
 // elsewhere gives the owner of a flow, if there is one and it is not s.
-func (o *owners) elsewhere(f wire.Flow, s *shard) *shard {
-	if o.shards == nil {
+func (o *owners) elsewhere(f *wire.Flow, s *shard) *shard {
+	if o.stripes == nil {
 		return nil
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if owner := o.shards[f]; owner != s {
-		return owner
+	stripe, hash := o.lock(f)
+	defer stripe.mu.Unlock()
+	if has, ok := stripe.owners[hash]; ok && o.shards[has.queue] != s {
+		return o.shards[has.queue]
 	}
 	return nil
 }
 
-func (o *owners) release(f wire.Flow) {
-	if o.shards == nil {
+// release takes back one claim of the owner.
+func (o *owners) release(f *wire.Flow) {
+	if o.stripes == nil {
 		return
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.shards, f)
+	stripe, hash := o.lock(f)
+	defer stripe.mu.Unlock()
+	if has := stripe.owners[hash]; has.flows > 1 {
+		stripe.owners[hash] = owner{has.queue, has.flows - 1}
+	} else {
+		delete(stripe.owners, hash)
+	}
+}
+
+// claims counts the flows that have an owner.
+func (o *owners) claims() (n int) {
+	if o.stripes == nil {
+		return 0
+	}
+	for i := range o.stripes {
+		stripe := &o.stripes[i]
+		stripe.mu.Lock()
+		for _, has := range stripe.owners {
+			n += int(has.flows)
+		}
+		stripe.mu.Unlock()
+	}
+	return n
 }
 
 // maxStrays bounds the frames that wait for their shard; those beyond are lost as on a wire.

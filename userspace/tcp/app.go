@@ -5,18 +5,30 @@ package tcp
 // Write copies as much of b as the send buffer has room for, and says how much. When that is not all, an Input or Tick
 // will say Writable. After CloseWrite, and in CLOSED, it takes nothing.
 func (c *Conn) Write(b []byte) (n int) {
-	if c.has(flagCloseWrite) || c.state != StateEstablished && c.state != StateCloseWait {
+	if !c.takesData() {
 		return 0
 	}
 	n = c.snd.append(b, c.sendBound(), c.cfg.Pool)
 	c.stats.bytesOut += uint64(n)
 	if n < len(b) {
-		c.set(flagWantWrite)
-		if c.SendSpace() > 0 {
-			c.set(flagPoolWait)
-		}
+		c.wantWrite(c.SendSpace() > 0)
 	}
 	return n
+}
+
+// takesData reports that the application may still send.
+func (c *Conn) takesData() bool {
+	return !c.has(flagCloseWrite) && (c.state == StateEstablished || c.state == StateCloseWait)
+}
+
+// wantWrite notes that the application has more to send than there is room for, in the pool or in the connection's buffer.
+func (c *Conn) wantWrite(pool bool) {
+	if pool {
+		c.set(flagPoolWait)
+	} else if !c.has(flagWantWrite) {
+		c.cfg.Pool.refused.SendBuffer++
+	}
+	c.set(flagWantWrite)
 }
 
 // Read moves received bytes to b, and says how many: 0 when there are none.

@@ -100,6 +100,8 @@ func (c *Conn) reject(s *wire.Segment, now Time) {
 	end := seq.Add(s.PayloadLen)
 	if s.PayloadLen > 0 && end.LessEq(c.rcvNxt) {
 		c.dsack = seqRange{seq, end} // RFC 2883, 4.1
+	} else if s.PayloadLen > 0 && c.rcvAdv.LessEq(seq) {
+		c.cfg.Pool.refused.ReceiveBuffer++
 	}
 	// The newest segment again: our ACK of it was lost. Echo the copy's timestamp, or the peer would take the time that it
 	// waited for its time-out for a round trip. (RFC 7323, 5.3 would not, the segment being outside of the window.)

@@ -33,6 +33,9 @@ func (c *Conn) inputText(s *wire.Segment, seq Seq, now Time) {
 	}
 	if limit.Less(end) {
 		c.set(flagAckNow)
+		if !c.has(flagFinSeen) {
+			c.cfg.Pool.refused.ReceiveBuffer++
+		}
 		fin = false
 		data = data[:max(0, int(limit.Sub(seq)))]
 		end = limit
@@ -104,6 +107,13 @@ func (c *Conn) storeOutOfOrder(seq, end Seq, data []byte) bool {
 	if c.has(flagCloseRead) {
 		return false // it would have to be remembered only to be thrown away; it comes again
 	}
+	// One byte at the far end of the window takes memory for all of it. Before that leaves none for bytes that can be read,
+	// it is the first to be refused.
+	if c.cfg.Pool.pressed() {
+		c.cfg.Pool.refused.OutOfOrder++
+		c.stats.poolDrops++
+		return false
+	}
 	// Write first: a range in the set is a promise that its bytes are there.
 	if !c.rcv.write(int(c.rcv.ready)+int(seq.Sub(c.rcvNxt)), data, c.cfg.Pool) {
 		c.stats.poolDrops++
@@ -114,6 +124,7 @@ func (c *Conn) storeOutOfOrder(seq, end Seq, data []byte) bool {
 	}
 	added, ok := c.rcv.ooo.add(seq, end)
 	if !ok {
+		c.cfg.Pool.refused.OutOfOrder++
 		return false // too many holes
 	}
 	c.rcv.ooo.touch(seq)

@@ -63,22 +63,54 @@ func (rb *recvBuffer) read(dst []byte, pool *Pool) int {
 		rb.first += int32(n)
 		rb.ready -= int32(n)
 		if rb.first == chunkSize {
-			c := rb.head
-			rb.head = c.next
-			if rb.tail == c {
-				rb.tail = nil
-			}
-			if rb.cur == c {
-				rb.cur = nil
-			}
-			pool.put(c)
-			rb.first = 0
-			rb.chunks--
-			rb.curPos -= chunkSize
+			pool.put(rb.unlink())
 		}
 	}
 	rb.releaseIfEmpty(pool)
 	return done
+}
+
+// unlink takes the head chunk out, of which nothing is unread.
+func (rb *recvBuffer) unlink() *chunk {
+	c := rb.head
+	rb.head = c.next
+	if rb.tail == c {
+		rb.tail = nil
+	}
+	if rb.cur == c {
+		rb.cur = nil
+	}
+	rb.first = 0
+	rb.chunks--
+	rb.curPos -= chunkSize
+	c.next = nil
+	return c
+}
+
+// take moves ready bytes out, up to the end of their chunk, with the chunk they are in. There must be some.
+func (rb *recvBuffer) take(pool *Pool) (*chunk, []byte) {
+	n := min(rb.ready, chunkSize-rb.first)
+	b := rb.head.data[rb.first : rb.first+n]
+	rb.first += n
+	rb.ready -= n
+	switch {
+	case rb.first == chunkSize:
+		c := rb.unlink()
+		rb.releaseIfEmpty(pool)
+		return c, b
+	case rb.ready == 0 && rb.ooo == nil:
+		// Nothing that comes later is in the chunk. The next bytes start a new one.
+		c := rb.unlink()
+		rb.release(pool)
+		return c, b
+	}
+	// What has arrived out of order stays in the chunk.
+	c := pool.get()
+	if c == nil {
+		c = new(chunk) // for a moment, above the bound
+		pool.inUse++
+	}
+	return c, c.data[:copy(c.data[:], b)]
 }
 
 // releaseIfEmpty gives the chunks back if no byte in them counts.

@@ -32,6 +32,9 @@ func NewTemplate(p *Packet) Template {
 // Flow is the flow that the replies belong to.
 func (t *Template) Flow() Flow { return t.flow }
 
+// Replies says whether the replies to a flow are made with this template.
+func (t *Template) Replies(f *Flow) bool { return t.flow == *f }
+
 // HeaderLen is the length of all headers in front of s's payload.
 func (t *Template) HeaderLen(s *Segment) int {
 	return int(t.linkLen) + t.ipLen() + tcpHeaderLen + s.optionsLen()
