@@ -21,7 +21,7 @@ func TestAClientsResetEndsItsConnectionAndNoOther(t *testing.T) {
 	for _, f := range families(l) {
 		t.Run(f.name, func(t *testing.T) {
 			before := d.scrape()
-			tap := record(t, l)
+			tap := record(t, l, outrun...)
 			client := httpClient(t, l, patience)
 
 			down := dial(t, l, f.addr(8080))

@@ -76,7 +76,7 @@ func TestAHandshakeSurvivesTheLossOfAnyOfItsPackets(t *testing.T) {
 				f := families(l)[i]
 				im := impair(t, l, impairment{v4: i == 0, flags: loss.flags})
 				d := attach(t, l, "--listen", ":8080=echo")
-				tap := record(t, l)
+				tap := record(t, l, lossy...)
 				im.lose(t, loss.direction, 1)
 				start := time.Now()
 				c := dial(t, l, f.addr(8080))
