@@ -647,7 +647,7 @@ func TestAClientWithASmallMSSIsServed(t *testing.T) {
 	plainEcho(t, l, ":8080")
 	d := attach(t, l, kernelService()...)
 	for _, f := range families(l) {
-		out := &net.Dialer{Timeout: patience, Control: smallMSS}
+		out := &net.Dialer{Timeout: patience, Control: maxSegment(400)}
 		c, err := l.Client.DialWith(t.Context(), out, "tcp", f.addr(8080))
 		if err != nil {
 			t.Fatal(err)

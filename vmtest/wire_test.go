@@ -41,6 +41,7 @@ type segment struct {
 	mss          uint16 // 0: no such option
 	wscale       int    // -1: no such option
 	sack         bool   // SACK permitted
+	sackBlocks   int
 	timestamps   bool
 	tsval, tsecr uint32
 }
@@ -133,6 +134,8 @@ func decode(p lab.Packet) (s segment, ok bool) {
 			s.wscale = int(o[2])
 		case 4:
 			s.sack = true
+		case 5:
+			s.sackBlocks = int(o[1]-2) / 8
 		case 8:
 			s.timestamps = true
 			s.tsval, s.tsecr = binary.BigEndian.Uint32(o[2:]), binary.BigEndian.Uint32(o[6:])
