@@ -56,7 +56,7 @@ type judged struct {
 
 // tshark has every frame judged, and returns those with findings, expected or not, and a line about each frame.
 func tshark(packets []lab.Packet) (list []judged, lines []string, err error) {
-	fields := []string{"frame.number", "_ws.col.Info", "ip.checksum.status", "tcp.checksum.status", "_ws.expert.severity"}
+	fields := []string{"frame.number", "_ws.col.Info", "ip.checksum.status", "tcp.checksum.status", "_ws.expert.severity", "icmp.type", "icmpv6.type"}
 	for _, f := range analysis {
 		fields = append(fields, "tcp.analysis."+string(f))
 	}
@@ -91,13 +91,16 @@ func tshark(packets []lab.Packet) (list []judged, lines []string, err error) {
 		lines = append(lines, fmt.Sprintf("%6d %s", n, col[1]))
 		j := judged{number: n, info: col[1]}
 		const good, severe = "1", "8388608" // checksum states, and expert severities, of Wireshark's sources
+		if col[5]+col[6] != "" {
+			col[3], col[4] = "", "" // the sum in a segment that an ICMP error quotes is as its sender had it
+		}
 		if ip, tcp := col[2], col[3]; ip != "" && ip != good || tcp != "" && tcp != good {
 			j.findings = append(j.findings, badChecksum)
 		} else if strings.Contains(col[4], severe) {
 			j.findings = append(j.findings, malformed)
 		}
 		for i, f := range analysis {
-			if col[5+i] != "" {
+			if col[7+i] != "" {
 				j.findings = append(j.findings, f)
 			}
 		}
