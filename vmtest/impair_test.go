@@ -153,12 +153,17 @@ func (w *wire) doubled(t *testing.T) uint64 { t.Helper(); return w.count(t, word
 // data_end are at the offsets below.
 func (w *wire) program(t *testing.T, spec *ebpf.ProgramSpec, direction int32, im impairment, aside *ebpf.Map) *ebpf.Program {
 	t.Helper()
-	// struct xdp_md and struct __sk_buff of linux/bpf.h; XDP_DROP, XDP_PASS and TCX_DROP, TCX_NEXT.
-	data, dataEnd, drop, pass := int16(0), int16(4), int32(1), int32(2)
+	// struct xdp_md and struct __sk_buff of linux/bpf.h; XDP_DROP, XDP_PASS and TCX_NEXT.
+	data, dataEnd, pass := int16(0), int16(4), int32(2)
+	lose := asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}
 	output := asm.FnPerfEventOutput
 	if spec.Type == ebpf.SchedCLS {
-		data, dataEnd, drop, pass = 76, 80, 2, -1
+		data, dataEnd, pass = 76, 80, -1
+		// Not TCX_DROP: the kernel's TCP would be told, and count the segment as never sent. What is redirected to an
+		// interface that there is not has left, as far as it knows.
+		lose = asm.Instructions{asm.Mov.Imm(asm.R1, math.MaxInt32), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return()}
 	}
+	lose[0] = lose[0].WithSymbol("lose")
 	etherType, tcp, protoAt := int32(0x0008), int16(34), int16(23)
 	if !im.v4 {
 		etherType, tcp, protoAt = 0xdd86, 54, 20
@@ -221,13 +226,13 @@ func (w *wire) program(t *testing.T, spec *ebpf.ProgramSpec, direction int32, im
 		asm.JGE.Reg(asm.R9, asm.R5, "double"),
 		asm.JGE.Reg(asm.R9, asm.R4, "delay"),
 		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordDropped),
-		asm.Mov.Imm(asm.R0, drop), asm.Return(),
+		asm.Ja.Label("lose"),
 
 		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordDoubled).WithSymbol("double"),
-		asm.Mov.Imm(asm.R9, pass),
+		asm.Mov.Imm(asm.R9, 1), // it goes on, too
 		asm.Ja.Label("aside"),
 		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordDelayed).WithSymbol("delay"),
-		asm.Mov.Imm(asm.R9, drop),
+		asm.Mov.Imm(asm.R9, 0),
 		// The frame, or its copy, goes to user space with its direction in front, and comes back later.
 		asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("aside"),
 		asm.LoadMapPtr(asm.R2, aside.FD()),
@@ -238,10 +243,11 @@ func (w *wire) program(t *testing.T, spec *ebpf.ProgramSpec, direction int32, im
 		asm.Mov.Reg(asm.R4, asm.RFP), asm.Add.Imm(asm.R4, -4),
 		asm.Mov.Imm(asm.R5, 4),
 		output.Call(),
-		asm.Mov.Reg(asm.R0, asm.R9), asm.Return(),
+		asm.JEq.Imm(asm.R9, 0, "lose"),
 
 		asm.Mov.Imm(asm.R0, pass).WithSymbol("pass"), asm.Return(),
 	)
+	is = append(is, lose...)
 	spec.Instructions, spec.License = is, "GPL" // perf_event_output is for GPL programs
 	p, err := ebpf.NewProgram(spec)
 	if err != nil {
