@@ -6,8 +6,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/xdptcp/xdptcp/vmtest/lab"
 )
@@ -26,7 +30,7 @@ func TestASlowClientGetsEveryByteAndDelaysNobody(t *testing.T) {
 		closed  bool          // the window is shut for a while, and probed
 	}{
 		{"a slow reader", 400_000, 8 << 10, 0, 8 << 10, 20 * time.Millisecond, 0, false},
-		{"a reader that sleeps, its window shut, and then wants all", 4_000_000, 16 << 10, 3 * time.Second, 1 << 20, 0, 0, true},
+		{"a reader that sleeps, its window shut, and then wants all", 4_000_000, 0, 3 * time.Second, 1 << 20, 0, 0, true},
 		{"a writer of single bytes", 300, 0, 0, 1 << 10, 0, 1, false},
 		{"a slow writer of odd pieces", 50_000, 0, 0, 1 << 20, 0, 777, false},
 	} {
@@ -39,18 +43,20 @@ func TestASlowClientGetsEveryByteAndDelaysNobody(t *testing.T) {
 			d := attach(t, l, "--listen", ":8080=http", "--listen", ":8081=echo")
 			for _, f := range families(l) {
 				tap := record(t, l, outrun...)
-				c, err := dialTo(l, f.addr(8081))
+				dialer := &net.Dialer{Timeout: patience}
+				if pace.receive > 0 { // before the window is agreed on, so that it is never taken back
+					dialer.Control = func(_, _ string, c syscall.RawConn) error {
+						return setOption(c, unix.SOL_SOCKET, unix.SO_RCVBUF, pace.receive)
+					}
+				}
+				conn, err := l.Client.DialWith(t.Context(), dialer, "tcp", f.addr(8081))
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer c.Close()
+				defer conn.Close()
+				c := conn.(*net.TCPConn)
 				if err := c.SetDeadline(time.Now().Add(3 * patience)); err != nil {
 					t.Fatal(err)
-				}
-				if pace.receive > 0 {
-					if err := c.SetReadBuffer(pace.receive); err != nil {
-						t.Fatal(err)
-					}
 				}
 				want := payload(uint64(pace.size), pace.size)
 				sent := make(chan error, 1)
@@ -115,14 +121,14 @@ func TestASlowClientGetsEveryByteAndDelaysNobody(t *testing.T) {
 	}
 }
 
-// probes counts what the server sent into a window that was shut.
+// probes counts the single bytes that the server sent into a window that was shut.
 func (tr trace) probes() (n int) {
 	shut := map[uint16]bool{} // by client's port
 	for _, s := range tr {
 		switch {
 		case s.outgoing && s.flags&flagACK != 0:
 			shut[s.src.Port()] = s.window == 0
-		case !s.outgoing && shut[s.dst.Port()] && len(s.payload) > 0:
+		case !s.outgoing && shut[s.dst.Port()] && len(s.payload) == 1:
 			n++
 		}
 	}
