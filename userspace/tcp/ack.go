@@ -8,21 +8,59 @@ import (
 	"github.com/xdptcp/xdptcp/userspace/wire"
 )
 
+// A delivery is what one ACK says.
+type delivery struct {
+	ack    Seq
+	acked  int // octets that SND.UNA moves by
+	octets int // delivered: acknowledged or SACKed for the first time
+
+	// How long segments took that were sent once only: the newest of them, which the peer answered at once, and the one that
+	// waited longest. 0: there was none.
+	newest, oldest time.Duration
+
+	duplicate bool // as in RFC 5681, 2
+	resent    bool // octets have arrived that were sent more than once
+	original  bool // octets have arrived that recovery has not sent again
+	lostMore  bool // octets turned out to be lost
+
+	hasSACK, hasDSACK bool
+	probeDSACK        bool // the D-SACK is for a tail loss probe
+	dsack             seqRange
+
+	echoed bool // echo is a timestamp of ours
+	echo   uint32
+}
+
 // inputAck is the fifth step of RFC 9293, 3.10.7.4, for an ACK that RFC 5961 believes.
 func (c *Conn) inputAck(s *wire.Segment, ack Seq, now Time) {
 	if ack.Less(c.sndUna) {
 		return // an old one, overtaken
 	}
 	wnd := uint32(s.Window) << c.sndWScale
-	advanced := c.sndUna.Less(ack)
-	duplicate := !advanced && c.outstanding() > 0 && s.Len() == 0 && wnd == c.sndWnd
-	if advanced {
-		c.newAck(s, ack, now)
+	d := delivery{ack: ack, echoed: c.has(flagTimestamps), echo: s.TSEcr}
+	d.duplicate = ack == c.sndUna && c.outstanding() > 0 && s.Len() == 0 && wnd == c.sndWnd
+	fin := false
+	if c.sndUna.Less(ack) {
+		fin = c.newAck(&d, now)
+	}
+	if c.has(flagSACK) && s.NSACK > 0 {
+		c.inputSACK(s, &d, now)
+	}
+	if c.flight != nil {
+		c.sampleRTT(&d, now)
+		c.recoverLosses(&d, now)
+		c.inputECE(s, &d, now)
+	}
+	if d.acked > 0 {
+		c.sizeAcked(d.acked)
+		c.restartTimers(now)
+	}
+	if fin {
+		c.finAcked(now)
 		if c.state == StateClosed {
 			return
 		}
 	}
-	c.detectLoss(c.inputSACK(s), advanced, duplicate, now)
 
 	// Segments may be reordered, so only the newest speaks for the window (RFC 9293, 3.10.7.4).
 	seq := Seq(s.Seq)
@@ -38,42 +76,55 @@ func (c *Conn) inputAck(s *wire.Segment, ack Seq, now Time) {
 	}
 }
 
-// newAck moves SND.UNA.
-func (c *Conn) newAck(s *wire.Segment, ack Seq, now Time) {
-	if c.sndNxt.Less(ack) {
+// newAck moves SND.UNA. It reports whether our FIN is acknowledged.
+func (c *Conn) newAck(d *delivery, now Time) (fin bool) {
+	if c.sndNxt.Less(d.ack) {
 		// The probe's octet has got in; now it counts as sent.
 		if c.Unsent() == 0 {
 			c.set(flagFinSent)
 		}
-		c.sndNxt = ack
+		c.sndNxt = d.ack
 	}
 	c.clear(flagProbed)
 
-	c.sampleRTT(s, ack, now)
-	acked := int(ack.Sub(c.sndUna))
-	data := min(acked, int(c.snd.size))
+	d.acked = int(d.ack.Sub(c.sndUna))
+	data := min(d.acked, int(c.snd.size))
 	c.snd.drop(data, c.cfg.Pool)
-	c.sndUna = ack
-	c.highRxt = maxSeq(c.highRxt, ack)
-	if c.sacked != nil {
-		c.sacked.cut(ack)
-		if c.sacked.n == 0 {
-			c.releaseSacked()
-		}
-	}
-	c.ackInRecovery(acked, now)
-
-	// RFC 6298, 5.2 and 5.3. Progress ends the back-off too.
-	c.backoff, c.retries = 0, 0
-	c.clear(flagPersist)
-	c.rtxAt = Never
-	if c.outstanding() > 0 {
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, 0))
-	}
-	if acked > data {
+	c.sndUna = d.ack
+	if d.acked > data {
 		c.set(flagFinAcked)
-		c.finAcked(now)
+		fin = true
 	}
+	f := c.flight
+	if f == nil {
+		return fin // it was a window probe
+	}
+	for r := f.first; r != nil && r.right.LessEq(d.ack); r = f.first {
+		if r.state != sacked {
+			c.arrived(r, d, now)
+		}
+		f.dropFirst(c.cfg.Pool)
+	}
+	if r := f.first; r != nil && r.left.Less(d.ack) {
+		if r.state != sacked {
+			d.octets += int(d.ack.Sub(r.left))
+		}
+		f.trimFirst(d.ack)
+	}
+	return fin
+}
+
+// restartTimers is RFC 6298, 5.2 and 5.3, after SND.UNA has moved. Progress ends the back-off too.
+func (c *Conn) restartTimers(now Time) {
+	c.backoff, c.retries, c.stalledAt = 0, 0, now
+	c.clear(flagPersist)
+	if c.outstanding() == 0 {
+		c.rtxAt = Never
+		c.releaseFlight()
+		return
+	}
+	c.rtxAt = now.Add(c.rtt.rto(c.cfg, 0))
+	c.scheduleProbe(now)
 }
 
 // finAcked is what the acknowledgment of our FIN means in each state (RFC 9293, 3.10.7.4, fifth).
@@ -100,23 +151,25 @@ func (c *Conn) timeWait(now Time) {
 	c.stateAt = now.Add(c.cfg.TimeWait)
 }
 
-// sampleRTT takes a measurement from an ACK that moves SND.UNA. One segment per round trip is timed by our own clock, which
-// is finer than timestamps are. Karn's rule takes it away when anything is retransmitted; then the echoed timestamp
-// says which transmission arrived (RFC 7323, 4.1).
-func (c *Conn) sampleRTT(s *wire.Segment, ack Seq, now Time) {
-	if c.rttAt != 0 {
-		if c.rttSeq.LessEq(ack) {
-			c.rtt.sample(now.Sub(c.rttAt))
-			c.rttAt = 0
+// sampleRTT gives the estimator one measurement per round trip. Our own clock is finer than timestamps are; but what was
+// sent twice is not timed by it (Karn's rule), and then the echoed timestamp says which of the two has arrived (RFC 7323, 4.1).
+func (c *Conn) sampleRTT(d *delivery, now Time) {
+	f := c.flight
+	if c.sndUna.Less(f.rttSeq) {
+		return
+	}
+	switch {
+	case !d.resent && d.oldest > 0:
+		c.rtt.sample(d.oldest)
+	case d.resent && d.acked > 0 && d.echoed:
+		ticks := now.tick() + c.tsOffset - d.echo
+		// More than minutes ago we have not sent it: the peer echoes nonsense.
+		if ticks >= 1<<18 {
+			return
 		}
-		return
-	}
-	if c.recovery == recoveryNone || !c.has(flagTimestamps) {
-		return
-	}
-	ticks := now.tick() + c.tsOffset - s.TSEcr
-	// More than minutes ago we have not sent it: the peer echoes nonsense.
-	if ticks < 1<<18 {
 		c.rtt.sample(time.Duration(ticks) << tsTickShift)
+	default:
+		return
 	}
+	f.rttSeq = c.sndNxt
 }

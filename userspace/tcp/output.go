@@ -56,25 +56,19 @@ func (c *Conn) outputData(s *wire.Segment, now Time) bool {
 	}
 	pipe := c.pipe()
 	room := c.cwnd.Cwnd - pipe
-	if left, right := c.nextRetransmit(room); left.Less(right) {
-		c.clear(flagForceRxt)
-		c.retransmit(s, left, right, now)
-		c.highRxt = maxSeq(c.highRxt, Seq(s.Seq).Add(s.Len()))
-		return true
-	}
-	if c.outputNew(s, pipe, room, now) {
-		return true
-	}
-	if left, right, rescue := c.lateRetransmit(room); left.Less(right) {
-		c.retransmit(s, left, right, now)
-		if rescue {
-			c.set(flagRescued)
-		} else {
-			c.highRxt = maxSeq(c.highRxt, Seq(s.Seq).Add(s.Len()))
+	if f := c.flight; f != nil {
+		if f.lost != nil && f.frto != frtoNew && (c.has(flagForceRxt) || room >= min(f.lost.len(), c.maxSegment())) {
+			c.clear(flagForceRxt)
+			c.retransmit(s, f.lost, now)
+			return true
 		}
-		return true
+		if f.tlp.due {
+			f.tlp.due = false
+			c.outputTailProbe(s, now)
+			return true
+		}
 	}
-	return false
+	return c.outputNew(s, pipe, room, now)
 }
 
 // finDue reports that a FIN is to be sent as soon as the data is.
@@ -89,17 +83,52 @@ func (c *Conn) maxSegment() int {
 	return int(c.mss) - 4 - 8*blocks
 }
 
-// retransmit gives the octets from left up to right, but no more than a segment of them.
-func (c *Conn) retransmit(s *wire.Segment, left, right Seq, now Time) {
-	dataEnd := c.dataEnd()
-	n := min(int(minSeq(right, dataEnd).Sub(left)), c.maxSegment())
-	fin := c.has(flagFinSent) && left.Add(n) == dataEnd && dataEnd.Less(right)
-	c.segment(s, left, n, fin, now)
-	c.rttAt = 0 // Karn: an ACK would not say which of the two it is for
-	c.stats.retransmits++
-	if c.rtxAt == Never {
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+// retransmit gives r's octets again: no more than a segment, and if they are less, those behind them that are lost too.
+func (c *Conn) retransmit(s *wire.Segment, r *record, now Time) {
+	f := c.flight
+	full := c.maxSegment()
+	for n := r.next; n != nil && n.state == lost && r.state == lost && r.len() < full; n = r.next {
+		f.join(r, c.cfg.Pool)
 	}
+	right := r.right
+	dataEnd := c.dataEnd()
+	n := min(int(minSeq(right, dataEnd).Sub(r.left)), full)
+	fin := c.has(flagFinSent) && r.left.Add(n) == dataEnd && dataEnd.Less(right)
+	c.segment(s, r.left, n, fin, now)
+	if end := Seq(s.Seq).Add(s.Len()); end.Less(right) {
+		f.split(r, end, c.cfg.Pool)
+	}
+	f.markSent(r, now)
+	f.prr.out += r.len()
+	c.noteResent(r)
+	c.stats.retransmits++
+	// What SND.UNA waits for gets a whole RTO to be acknowledged (RFC 6675, 6).
+	if c.rtxAt == Never || r == f.first {
+		c.startRTO(now)
+	}
+}
+
+// outputTailProbe is RFC 8985, 7.3: something new, if there is anything and the window allows it, or else the last segment again.
+// There is no room in cwnd to ask for: the answer to a probe is what would make some.
+func (c *Conn) outputTailProbe(s *wire.Segment, now Time) {
+	f := c.flight
+	unsent, usable := c.Unsent(), int(c.sndUna.Add(int(c.sndWnd)).Sub(c.sndNxt))
+	n := max(0, min(unsent, usable, c.maxSegment()))
+	f.tlp.again = n == 0
+	if n > 0 {
+		c.sendNew(s, n, c.finDue() && n == unsent && n < usable, now)
+	} else {
+		r := f.last
+		if extra := r.len() - c.maxSegment(); extra > 0 {
+			f.split(r, r.left.Add(extra), c.cfg.Pool)
+			r = f.last
+		}
+		c.retransmit(s, r, now)
+	}
+	f.tlp.out, f.tlp.endSeq = true, c.sndNxt
+	f.timerAt, f.timerTLP = Never, false
+	c.stats.tailProbes++
+	c.startRTO(now)
 }
 
 // outputNew gives a segment of new data, or the FIN, as far as window, cwnd and the silly window rules allow.
@@ -117,7 +146,8 @@ func (c *Conn) outputNew(s *wire.Segment, pipe, room int, now Time) bool {
 		c.clear(flagCwndLimited)
 		if c.outstanding() == 0 && c.rtxAt == Never {
 			c.set(flagPersist)
-			c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+			c.stalledAt = now
+			c.startRTO(now)
 		}
 		return false
 	}
@@ -154,11 +184,11 @@ func (c *Conn) outputProbe(s *wire.Segment, now Time) bool {
 	}
 	if usable := int(c.sndWnd); usable > 0 {
 		n := min(unsent, usable, c.maxSegment())
-		backoff, retries := c.backoff, c.retries
+		backoff, retries, stalledAt := c.backoff, c.retries, c.stalledAt
 		c.sendNew(s, n, c.finDue() && n == unsent && n < usable, now)
 		// Until it is acknowledged, this is still the same stall.
-		c.backoff, c.retries = backoff, retries
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+		c.backoff, c.retries, c.stalledAt = backoff, retries, stalledAt
+		c.startRTO(now)
 		return true
 	}
 	c.segment(s, c.sndNxt, min(unsent, 1), unsent == 0, now)
@@ -169,8 +199,19 @@ func (c *Conn) outputProbe(s *wire.Segment, now Time) bool {
 
 // sendNew gives n new bytes and moves SND.NXT.
 func (c *Conn) sendNew(s *wire.Segment, n int, fin bool, now Time) {
+	if c.outstanding() == 0 {
+		c.stalledAt = now
+	}
 	c.segment(s, c.sndNxt, n, fin, now)
+	c.outputECN(s)
+	if c.flight == nil {
+		c.flight = c.cfg.Pool.getScoreboard()
+		c.flight.rack.fack, c.flight.rttSeq = c.sndUna, c.sndUna
+	}
+	left := c.sndNxt
 	c.sndNxt = c.sndNxt.Add(s.Len())
+	c.flight.push(left, c.sndNxt, int(c.mss), now, c.cfg.Pool)
+	c.flight.prr.out += s.Len()
 	if fin {
 		c.set(flagFinSent)
 	}
@@ -181,11 +222,9 @@ func (c *Conn) sendNew(s *wire.Segment, n int, fin bool, now Time) {
 		c.backoff, c.retries = 0, 0
 	}
 	if c.rtxAt == Never {
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff)) // RFC 6298, 5.1
+		c.startRTO(now) // RFC 6298, 5.1
 	}
-	if c.rttAt == 0 && c.recovery == recoveryNone {
-		c.rttAt, c.rttSeq = now, c.sndNxt
-	}
+	c.scheduleProbe(now)
 	c.lastSendAt = now
 }
 
@@ -211,6 +250,9 @@ func (c *Conn) header(s *wire.Segment, seq Seq, now Time) {
 	s.Seq = uint32(seq)
 	s.Ack = uint32(c.rcvNxt)
 	s.Flags = wire.ACK
+	if c.has(flagEchoCE) {
+		s.Flags |= wire.ECE
+	}
 	s.Window = c.advertise()
 	if c.has(flagTimestamps) {
 		s.Timestamps = true

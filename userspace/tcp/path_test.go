@@ -121,6 +121,7 @@ func TestLowerMSS(t *testing.T) {
 		s.out(wire.ACK, 0, 0, 1000)
 		s.out(wire.ACK, 1000, 0, 1000)
 		s.out(wire.ACK, 2000, 0, 1000)
+		s.now = s.now.Add(100 * time.Millisecond)
 		s.in(wire.ACK, 0, 0, "", 1000, 2000)
 		s.silent()
 		s.c.LowerMSS(600, s.now)
@@ -149,7 +150,7 @@ func TestLowerMSS(t *testing.T) {
 	})
 	t.Run("after an RTO it begins again at the start", func(t *testing.T) {
 		s := flight(t, 3)
-		s.wait()
+		s.timeout()
 		s.out(wire.ACK, 0, 0, 1000)
 		s.c.LowerMSS(600, s.now)
 		s.sane()

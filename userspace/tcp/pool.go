@@ -22,8 +22,11 @@ type Pool struct {
 	free  *chunk
 	nfree int
 
-	freeSets *rangeSet
-	refused  uint64
+	freeSets        *rangeSet
+	freeScoreboards *scoreboard
+	freeRecords     *record
+	nfreeRecords    int
+	refused         uint64
 }
 
 // NewPool makes a pool that hands out at most limit chunks of 4 KiB at a time; 0 is no bound. At the bound a
@@ -39,15 +42,21 @@ func (p *Pool) Free() int { return p.nfree }
 // Refused is how often the bound was reached.
 func (p *Pool) Refused() uint64 { return p.refused }
 
-// Trim leaves free chunks beyond keep to the garbage collector.
+// Trim leaves free chunks beyond keep to the garbage collector, and as many of the records that go with them.
 func (p *Pool) Trim(keep int) {
 	for ; p.nfree > keep; p.nfree-- {
 		p.free = p.free.next
+	}
+	for ; p.nfreeRecords > 4*keep; p.nfreeRecords-- { // a chunk is three segments, or four
+		p.freeRecords = p.freeRecords.next
 	}
 }
 
 // full reports whether get would refuse.
 func (p *Pool) full() bool { return p.limit > 0 && p.inUse >= p.limit }
+
+// pressed reports that memory is so short that no connection should be allowed more than it has.
+func (p *Pool) pressed() bool { return p.limit > 0 && p.inUse >= p.limit/4*3 }
 
 // get gives a chunk whose bytes are undefined, or nil at the bound.
 func (p *Pool) get() *chunk {

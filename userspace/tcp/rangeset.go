@@ -10,8 +10,8 @@ type seqRange struct{ left, right Seq }
 
 func (r seqRange) len() int { return int(r.right.Sub(r.left)) }
 
-// A rangeSet is a bounded set of sequence numbers, kept as sorted ranges that neither overlap nor touch. It serves both
-// sides: what has arrived out of order, and what the peer says has (RFC 2018).
+// A rangeSet is a bounded set of sequence numbers, kept as sorted ranges that neither overlap nor touch: what has arrived out of
+// order. (What the peer says has arrived of ours is in the scoreboard.)
 type rangeSet struct {
 	n int
 	r [maxRanges]seqRange

@@ -9,232 +9,285 @@ type recovery uint8
 
 const (
 	recoveryNone recovery = iota
-	recoveryFast          // after duplicate ACKs, up to recover: RFC 6675, or RFC 6582 without SACK
-	recoveryLoss          // after a time-out or LowerMSS, up to recover: all that is not SACKed is taken for lost
+	recoveryFast          // up to recover: losses that RACK has found, or without SACK, the third duplicate ACK (RFC 6582)
+	recoveryLoss          // up to recover, in slow start: after a time-out or LowerMSS
 )
 
-const dupThresh = 3
-
-// inputSACK adds the peer's blocks to the scoreboard, and says how many octets are new in it.
-func (c *Conn) inputSACK(s *wire.Segment) int {
-	if !c.has(flagSACK) {
-		return 0
+// inputSACK marks what the peer's blocks say has arrived.
+func (c *Conn) inputSACK(s *wire.Segment, d *delivery, now Time) {
+	d.hasSACK = true
+	blocks := s.SACK[:s.NSACK]
+	if r, ok := c.inputDSACK(blocks, d.ack); ok {
+		d.hasDSACK, d.dsack = true, r
+		blocks = blocks[1:]
 	}
-	added := 0
-	for _, b := range s.SACK[:s.NSACK] {
-		left, right := Seq(b.Left), Seq(b.Right)
-		// Below SND.UNA it is a D-SACK (RFC 2883), beyond SND.NXT a lie.
-		if !left.Less(right) || left.Less(c.sndUna) || c.sndNxt.Less(right) {
-			continue
-		}
-		if c.sacked == nil {
-			c.sacked = c.cfg.Pool.getSet()
-		}
-		n, _ := c.sacked.add(left, right)
-		added += n
-	}
-	return added
-}
-
-// detectLoss counts duplicate ACKs, and starts fast recovery when they are enough.
-func (c *Conn) detectLoss(newlySacked int, advanced, duplicate bool, now Time) {
-	if c.has(flagSACK) {
-		// RFC 6675, 2: a duplicate ACK is one that SACKs something new.
-		duplicate = newlySacked > 0 && !advanced
-	}
-	if duplicate {
-		c.stats.dupAcksIn++
-		c.dupAcks = min(c.dupAcks+1, 100)
-		if !c.has(flagSACK) && c.recovery != recoveryLoss {
-			// One more segment has left the network. Before the third this makes limited transmit (RFC 3042), afterwards
-			// it is RFC 6582's inflation of cwnd, seen from the other side.
-			c.dupBytes = min(c.dupBytes+c.mss, int32(c.outstanding()))
-		}
-	}
-	if c.recovery != recoveryNone || c.outstanding() == 0 {
+	if c.flight == nil {
 		return
 	}
-	switch {
-	case c.has(flagSACK):
-		// RFC 6675, 5, steps 2 and 3.
-		if c.dupAcks >= dupThresh || c.sacked != nil && c.lostBelow(0) {
-			c.enterFastRecovery(now)
+	for _, b := range blocks {
+		left, right := Seq(b.Left), Seq(b.Right)
+		// Below SND.UNA it is old, beyond SND.NXT a lie.
+		if left.Less(right) && !left.Less(c.sndUna) && !c.sndNxt.Less(right) {
+			c.markArrived(left, right, d, now)
 		}
-	case c.dupAcks >= dupThresh && c.recover.Less(c.sndUna):
-		// RFC 6582, 3.2, step 2: not for duplicates that our own retransmissions have made.
-		c.enterFastRecovery(now)
 	}
+}
+
+// inputDSACK gives the first block if it reports a duplicate: it is below the acknowledgment, or within the second block
+// (RFC 2883, 4).
+func (c *Conn) inputDSACK(blocks []wire.SACKBlock, ack Seq) (seqRange, bool) {
+	r := seqRange{Seq(blocks[0].Left), Seq(blocks[0].Right)}
+	if !r.left.Less(r.right) || r.left.Less(ack.Add(-int(c.maxSndWnd))) || c.sndNxt.Less(r.right) {
+		return r, false
+	}
+	within := len(blocks) > 1 && Seq(blocks[1].Left).LessEq(r.left) && r.right.LessEq(Seq(blocks[1].Right))
+	if !r.right.LessEq(ack) && !within {
+		return r, false
+	}
+	// What we have sent once only was duplicated by the network, and says nothing about us (RFC 3708, 3).
+	if c.stats.dsacks >= c.stats.retransmits {
+		return r, false
+	}
+	c.stats.dsacks++
+	return r, true
+}
+
+// markArrived marks the octets from left up to right as SACKed.
+func (c *Conn) markArrived(left, right Seq, d *delivery, now Time) {
+	f := c.flight
+	var before *record
+	for r := f.first; r != nil && r.left.Less(right); r = r.next {
+		if r.state != sacked && left.Less(r.right) {
+			if (r.left.Less(left) || right.Less(r.right)) && f.crowded(int(c.mss)) {
+				before = r // a peer that SACKs in crumbs: it has the rest soon
+				continue
+			}
+			if r.left.Less(left) {
+				f.split(r, left, c.cfg.Pool)
+				before = r
+				continue
+			}
+			if right.Less(r.right) {
+				f.split(r, right, c.cfg.Pool)
+			}
+			c.arrived(r, d, now)
+			f.markSacked(r)
+		}
+		if r.state == sacked {
+			if before != nil && before.state == sacked {
+				r = before
+				f.join(r, c.cfg.Pool)
+			}
+			if n := r.next; n != nil && n.state == sacked {
+				f.join(r, c.cfg.Pool)
+			}
+		}
+		before = r
+	}
+}
+
+// recoverLosses is what an ACK means for the recovery under way, or leads to one.
+func (c *Conn) recoverLosses(d *delivery, now Time) {
+	f := c.flight
+	if d.acked > 0 && !d.hasSACK && c.recovery == recoveryNone && f.calm() {
+		c.progress(d, now)
+		return
+	}
+	if f.tlp.out {
+		c.probed(d, now)
+	}
+	if d.hasDSACK && !d.probeDSACK && c.has(flagReordering) {
+		c.sawDSACK()
+	}
+	if f.first != nil && f.first.state == sacked {
+		c.reneged()
+	}
+	if c.spurious(d) {
+		c.takeBack()
+	}
+	lostBefore := f.lostOctets
+	if c.has(flagSACK) {
+		// RFC 6675, 2: a duplicate ACK is one that SACKs something new.
+		if d.octets > 0 && d.acked == 0 {
+			c.stats.dupAcksIn++
+		}
+		if d.octets > 0 {
+			c.detectByTime(now)
+		}
+	} else {
+		c.detectByDuplicates(d)
+	}
+	d.lostMore = f.lostOctets > lostBefore
+
+	if c.recovery == recoveryLoss && d.octets > 0 {
+		// RFC 3465, 2.3: L = 1 in the slow start after a time-out.
+		c.grow(min(d.octets, int(c.mss)), d, now)
+	}
+	if c.recovery != recoveryNone && c.recover.LessEq(c.sndUna) {
+		c.endReduction()
+		c.agePersist()
+		c.leaveRecovery()
+		if f.lostOctets == 0 {
+			return // what has filled the hole is no reason to grow
+		}
+	}
+	switch c.recovery {
+	case recoveryNone:
+		if f.lostOctets > 0 {
+			c.enterFastRecovery(d, now)
+			c.reduceProportionally(d)
+		} else if d.acked > 0 {
+			c.progress(d, now)
+		}
+	case recoveryFast:
+		if d.octets > 0 || d.lostMore {
+			c.reduceProportionally(d)
+		}
+	}
+}
+
+// progress is an acknowledgment while nothing is lost.
+func (c *Conn) progress(d *delivery, now Time) {
+	f := c.flight
+	f.dupAcks, f.dupBytes = 0, 0
+	if f.undo.active && f.undo.until.Less(c.sndUna) {
+		f.undo.active = false
+	}
+	if c.recover.Less(c.sndUna) {
+		c.recover = c.sndUna.Add(-1) // lest it comes round
+	}
+	// RFC 7661, 4.4 in short: a window that is not used must not grow.
+	if c.has(flagCwndLimited) {
+		c.grow(d.acked, d, now)
+	}
+}
+
+func (c *Conn) grow(octets int, d *delivery, now Time) {
+	c.congestion().OnAck(&c.cwnd, Ack{
+		Octets: octets, RTT: d.newest, SRTT: c.rtt.srtt, Una: c.sndUna, Next: c.sndNxt, Now: now,
+	})
+}
+
+// detectByDuplicates finds losses without SACK: RFC 6582, 3.2.
+func (c *Conn) detectByDuplicates(d *delivery) {
+	f := c.flight
+	if c.recovery == recoveryLoss {
+		return
+	}
+	if d.duplicate {
+		c.stats.dupAcksIn++
+		f.dupAcks = min(f.dupAcks+1, 100)
+		// One more segment has left the network. Before the third this makes limited transmit (RFC 3042), afterwards it is
+		// RFC 6582's inflation of cwnd, seen from the other side.
+		n := min(c.mss, f.pipe-f.dupBytes)
+		f.dupBytes += n
+		d.octets += int(n)
+	}
+	switch {
+	case c.recovery == recoveryNone:
+		// Step 2: not for duplicates that our own retransmissions have made.
+		if d.duplicate && f.dupAcks >= dupThresh && c.recover.Less(c.sndUna) && f.first.state == inFlight {
+			f.markLost(f.first)
+		}
+	case d.acked > 0:
+		// What the duplicates stood for is now acknowledged. A partial acknowledgment: the next segment is lost too.
+		counted := min(f.dupBytes, max(0, int32(d.acked)-c.mss))
+		f.dupBytes -= counted
+		d.octets -= min(int(counted), d.octets)
+		if c.sndUna.Less(c.recover) && f.first.state == inFlight {
+			f.markLost(f.first)
+		}
+	}
+	f.dupBytes = max(0, min(f.dupBytes, f.pipe))
 }
 
 // enterFastRecovery is RFC 6675, 5, step 4 and RFC 6582, 3.2, step 2.
-func (c *Conn) enterFastRecovery(now Time) {
+func (c *Conn) enterFastRecovery(d *delivery, now Time) {
+	c.beginUndo()
+	c.beginReduction(d)
 	c.recovery = recoveryFast
+	if c.recover.LessEq(c.sndUna) { // else congestionEvent has reduced this window
+		c.reduce(c.outstanding()+d.acked, now)
+	}
 	c.recover = c.sndNxt
-	c.highRxt = c.sndUna
-	c.congestion().OnLoss(&c.cwnd, c.outstanding(), now)
-	c.clear(flagRescued)
 	c.set(flagForceRxt)
-	// The first retransmission gets a whole RTO to be acknowledged.
-	c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+	c.scheduleProbe(now) // off
 }
 
-// enterLossRecovery is RFC 6298, 5.4 to 5.6 and RFC 5681, 3.1. Scoreboard and all are forgotten: the peer may have
-// (RFC 2018, 8).
-func (c *Conn) enterLossRecovery() {
+// congestionEvent reduces the congestion window for a sign of congestion that needs no recovery, once per window of data: false
+// if that was done.
+func (c *Conn) congestionEvent(d *delivery, now Time) bool {
+	if c.recovery != recoveryNone || c.sndUna.Less(c.recover) {
+		return false
+	}
+	c.recover = c.sndNxt
+	c.reduce(c.outstanding()+d.acked, now)
+	return true
+}
+
+// reduce has the congestion control shrink the window. Limited transmit has sent more than a window (RFC 3042): that is no
+// reason to keep more of it.
+func (c *Conn) reduce(flight int, now Time) {
+	c.congestion().OnLoss(&c.cwnd, min(flight, c.cwnd.Cwnd), now)
+	c.tellReduction()
+}
+
+// enterLossRecovery is RFC 6298, 5.4 to 5.6, RFC 5681, 3.1, and RFC 8985, 6.3.
+func (c *Conn) enterLossRecovery(now Time) {
+	f := c.flight
+	if c.recovery == recoveryNone {
+		c.beginUndo()
+	}
 	c.congestion().OnTimeout(&c.cwnd, c.outstanding(), c.retries > 1)
-	c.releaseSacked()
+	c.tellReduction()
+	if c.has(flagSACK) {
+		c.lostOnTimeout(now)
+	} else {
+		f.markAllLost()
+	}
+	c.retransmitLosses()
+	c.beginFRTO()
+}
+
+// resend takes all that is outstanding and not SACKed for lost, for another reason than congestion.
+func (c *Conn) resend() {
+	c.flight.undo.active = false
+	c.flight.markAllLost()
+	c.retransmitLosses()
+}
+
+// retransmitLosses begins the recovery that sends all again that is lost, in slow start.
+func (c *Conn) retransmitLosses() {
+	f := c.flight
+	c.recovery = recoveryLoss
+	c.recover = c.sndNxt
+	f.dupAcks, f.dupBytes = 0, 0
+	f.tlp = tailProbe{}
+	f.frto = frtoOff
+	f.timerAt, f.timerTLP = Never, false
+	c.set(flagForceRxt)
+}
+
+// reneged is for an ACK that stops where a SACK said that the peer has more: it has thrown that away (RFC 2018, 8). All goes
+// again, as after a time-out.
+func (c *Conn) reneged() {
+	c.flight.forgetSACK()
 	c.resend()
 }
 
-// resend takes all that is outstanding and not SACKed for lost.
-func (c *Conn) resend() {
-	c.recovery = recoveryLoss
-	c.recover = c.sndNxt
-	c.highRxt = c.sndUna
-	c.dupAcks, c.dupBytes = 0, 0
-	c.rttAt = 0
-	c.set(flagForceRxt)
-}
-
-// ackInRecovery is what acked new octets mean for the recovery under way and for cwnd. SND.UNA has moved.
-func (c *Conn) ackInRecovery(acked int, now Time) {
-	switch c.recovery {
-	case recoveryNone:
-		c.dupAcks, c.dupBytes = 0, 0
-		if c.recover.Less(c.sndUna) {
-			c.recover = c.sndUna.Add(-1) // lest it comes round
-		}
-		// RFC 7661, 4.4 in short: a window that is not used must not grow.
-		if c.has(flagCwndLimited) {
-			c.congestion().OnAck(&c.cwnd, acked, c.rtt.srtt, now)
-		}
-	case recoveryFast:
-		if c.recover.LessEq(c.sndUna) {
-			if !c.has(flagSACK) {
-				// RFC 6582, 3.2, step 3, full acknowledgment, option 1.
-				c.cwnd.Cwnd = min(c.cwnd.Ssthresh, max(c.outstanding(), int(c.mss))+int(c.mss))
-			}
-			c.leaveRecovery()
-			return
-		}
-		if !c.has(flagSACK) {
-			// Partial acknowledgment: the next segment is lost too.
-			c.dupBytes = max(0, c.dupBytes-max(0, int32(acked)-c.mss))
-			c.highRxt = c.sndUna
-			c.set(flagForceRxt)
-		}
-	case recoveryLoss:
-		// RFC 3465, 2.3: L = 1 in the slow start after a time-out.
-		c.congestion().OnAck(&c.cwnd, min(acked, int(c.mss)), c.rtt.srtt, now)
-		if c.recover.LessEq(c.sndUna) {
-			c.leaveRecovery()
-		}
-	}
-}
-
 func (c *Conn) leaveRecovery() {
+	f := c.flight
 	c.recovery = recoveryNone
-	c.dupAcks, c.dupBytes = 0, 0
-	c.clear(flagForceRxt | flagRescued)
+	f.dupAcks, f.dupBytes = 0, 0
+	f.frto = frtoOff
+	f.undo.until = c.sndNxt
+	c.clear(flagForceRxt)
 }
 
-// lostBelow is RFC 6675's IsLost for the octets just below the scoreboard's range i: enough above them has arrived.
-func (c *Conn) lostBelow(i int) bool {
-	above := c.sacked.ranges()[i:]
-	if len(above) >= dupThresh {
-		return true
-	}
-	octets := 0
-	for _, r := range above {
-		octets += r.len()
-	}
-	return octets > (dupThresh-1)*int(c.mss)
-}
-
-// hole gives the first run of octets at or after from, and before limit, that are not SACKed, and the index of the range above
-// it. It is empty when there is none.
-func (c *Conn) hole(from, limit Seq) (left, right Seq, above int) {
-	left = from
-	ranges := c.sacked.ranges()
-	for i, r := range ranges {
-		if left.Less(r.left) {
-			return left, minSeq(r.left, limit), i
-		}
-		left = maxSeq(left, r.right)
-	}
-	return left, limit, len(ranges)
-}
-
-// pipe estimates how many octets are in the network.
+// pipe estimates how many octets are in the network (RFC 6675, 4).
 func (c *Conn) pipe() int {
-	if c.recovery != recoveryLoss && c.sacked == nil {
-		return max(0, c.outstanding()-int(c.dupBytes)) + c.retransmitted()
-	}
-	pipe := 0
-	for at := c.sndUna; at.Less(c.sndNxt); {
-		left, right, above := c.hole(at, c.sndNxt)
-		if !left.Less(right) {
-			break
-		}
-		if c.recovery == recoveryLoss {
-			// What was sent before is gone, unless it was sent again.
-			pipe += overlap(left, right, c.sndUna, c.highRxt)
-			pipe += overlap(left, right, maxSeq(c.recover, c.highRxt), c.sndNxt)
-		} else {
-			// RFC 6675, 4, SetPipe: (a) not lost, (b) sent again.
-			if above == c.sacked.n || !c.lostBelow(above) {
-				pipe += int(right.Sub(left))
-			}
-			pipe += overlap(left, right, c.sndUna, c.highRxt)
-		}
-		at = right
-	}
-	return pipe
-}
-
-// retransmitted is how many octets fast recovery has sent again that may still be on the way, when the scoreboard is empty.
-func (c *Conn) retransmitted() int {
-	// Without SACK, the duplicate that is missing for the lost segment balances its retransmission.
-	if !c.has(flagSACK) || c.recovery != recoveryFast {
+	if c.flight == nil {
 		return 0
 	}
-	return max(0, int(c.highRxt.Sub(c.sndUna)))
+	return int(c.flight.pipe - c.flight.dupBytes)
 }
-
-// overlap is how many numbers two ranges share.
-func overlap(l1, r1, l2, r2 Seq) int {
-	return max(0, int(minSeq(r1, r2).Sub(maxSeq(l1, l2))))
-}
-
-// nextRetransmit gives what to send again before any new data: RFC 6675, 4, NextSeg, rule 1.
-func (c *Conn) nextRetransmit(room int) (left, right Seq) {
-	switch {
-	case c.has(flagForceRxt):
-		left, right, _ = c.hole(c.sndUna, c.sndNxt)
-	case c.recovery == recoveryLoss && room >= int(c.mss):
-		left, right, _ = c.hole(c.highRxt, c.recover)
-	case c.recovery == recoveryFast && c.sacked != nil && room >= int(c.mss):
-		var above int
-		left, right, above = c.hole(c.highRxt, c.highSacked())
-		if left.Less(right) && !c.lostBelow(above) {
-			right = left
-		}
-	}
-	return left, right
-}
-
-// lateRetransmit gives what to send again when there is no new data to send: NextSeg, rules 3 and 4.
-func (c *Conn) lateRetransmit(room int) (left, right Seq, rescue bool) {
-	if c.recovery != recoveryFast || c.sacked == nil || room < int(c.mss) {
-		return 0, 0, false
-	}
-	left, right, _ = c.hole(c.highRxt, c.highSacked())
-	if left.Less(right) || c.has(flagRescued) {
-		return left, right, false
-	}
-	// Once per recovery, the last segment: if it was lost too, nothing else would tell.
-	return maxSeq(c.highSacked(), c.sndNxt.Add(-int(c.mss))), c.sndNxt, true
-}
-
-// highSacked is the number after the highest one SACKed.
-func (c *Conn) highSacked() Seq { return c.sacked.r[c.sacked.n-1].right }

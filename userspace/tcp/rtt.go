@@ -7,12 +7,21 @@ import "time"
 // An rttEstimator is RFC 6298: a smoothed round-trip time, its variation, and the time-out that follows.
 type rttEstimator struct {
 	srtt, rttvar time.Duration // 0: no sample yet
+	seeded       bool          // they are the handshake's
+}
+
+// seed takes in the duration of the handshake. It comes from an echoed timestamp of XDP's, which may be up to 3 ticks too
+// high: nothing to a time-out, but on a short path many times the truth. So the first sample replaces it.
+func (e *rttEstimator) seed(r time.Duration) {
+	e.sample(r)
+	e.seeded = true
 }
 
 // sample takes a measurement in (RFC 6298, 2.2 and 2.3).
 func (e *rttEstimator) sample(r time.Duration) {
 	r = max(r, 1)
-	if e.srtt == 0 {
+	if e.srtt == 0 || e.seeded {
+		e.seeded = false
 		e.srtt = r
 		e.rttvar = r / 2
 		return

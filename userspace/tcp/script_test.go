@@ -152,6 +152,17 @@ func (s *script) wait() time.Duration {
 	return d
 }
 
+// timeout lets the retransmission timer run out. A tail loss probe that comes first is lost too.
+func (s *script) timeout() {
+	s.t.Helper()
+	for before := s.c.Info().Timeouts; s.c.Info().Timeouts == before; {
+		s.wait()
+		if s.c.Info().Timeouts == before {
+			s.next()
+		}
+	}
+}
+
 func (s *script) idle() {
 	s.t.Helper()
 	if at := s.c.Deadline(); at != Never {

@@ -17,6 +17,7 @@ func oneWay(size int, change func(*simConfig)) simConfig {
 	}
 	for i := range 2 {
 		sc.cfg[i] = DefaultConfig()
+		sc.cfg[i].RecvBufferMax, sc.cfg[i].SendBufferMax = 0, 0 // their growth is autotune_test.go's subject
 		sc.link[i] = link{delay: 10 * time.Millisecond, bandwidth: 10_000_000, queue: 200_000}
 	}
 	if change != nil {
@@ -35,14 +36,17 @@ func TestThroughput(t *testing.T) {
 		within   time.Duration
 		timeouts uint64
 	}{
-		{"a clean path is filled", 10_000_000, nil, 1300 * time.Millisecond, 0},
-		{"a clean path without SACK is filled", 10_000_000, func(sc *simConfig) { sc.hs.SACK = false }, 1300 * time.Millisecond, 0},
+		{"a clean path is filled", 10_000_000, nil, 1200 * time.Millisecond, 0},
+		{"a clean path without SACK is filled", 10_000_000, func(sc *simConfig) { sc.hs.SACK = false }, 1200 * time.Millisecond, 0},
 		{"a queue of 20 kB overflows, and no time-out is needed", 5_000_000, func(sc *simConfig) { sc.link[1].queue = 20_000 }, 1300 * time.Millisecond, 0},
-		{"one segment in a thousand is lost, and no time-out is needed", 5_000_000, loss(0.001), 3 * time.Second, 0},
-		{"one segment in a hundred is lost", 2_000_000, loss(0.01), 6 * time.Second, 2},
+		{"one segment in a thousand is lost, and no time-out is needed", 5_000_000, loss(0.001), 1200 * time.Millisecond, 0},
+		{"one segment in a hundred is lost, and no time-out is needed", 2_000_000, loss(0.01), 1500 * time.Millisecond, 0},
+		{"one segment in twenty is lost, and a time-out is rare", 2_000_000, loss(0.05), 9 * time.Second, 2},
 		{"reordering by one or two segments is no loss", 5_000_000, func(sc *simConfig) { sc.link[1].jitter = 300 * time.Microsecond }, 800 * time.Millisecond, 0},
-		// Three segments are taken for lost when they are only late: RACK's time to shine, once it is here.
-		{"reordering by seven segments costs dearly", 5_000_000, func(sc *simConfig) { sc.link[1].jitter = time.Millisecond }, 9 * time.Second, 0},
+		{"reordering by seven segments is no loss", 5_000_000, func(sc *simConfig) { sc.link[1].jitter = time.Millisecond }, 800 * time.Millisecond, 0},
+		{"reordering by half a round trip is found to be none, too", 5_000_000, func(sc *simConfig) { sc.link[1].reorder, sc.link[1].reorderBy = 0.02, 10*time.Millisecond }, 900 * time.Millisecond, 0},
+		{"a burst of losses costs one reduction", 5_000_000, func(sc *simConfig) { sc.link[1].burst, sc.link[1].burstLen = 0.001, 5 }, 1500 * time.Millisecond, 2},
+		{"a bufferbloat does no harm", 10_000_000, func(sc *simConfig) { sc.link[1].queue = 20_000_000 }, 1300 * time.Millisecond, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
