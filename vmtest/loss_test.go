@@ -63,8 +63,8 @@ func TestTransfersSurviveABadWire(t *testing.T) {
 
 // The figures of the long tests: what CI has time for, and more by hand, see the flags.
 var (
-	echoBytes = flag.Int64("proof.bytes", 60_000_000, "bytes that go both ways over a bad wire")
-	churnTime = flag.Duration("proof.churn", 8*time.Second, "how long connections come and go")
+	echoBytes = flag.Int64("proof.bytes", 40_000_000, "bytes that go both ways over a bad wire")
+	churnTime = flag.Duration("proof.churn", 6*time.Second, "how long connections come and go")
 )
 
 // Everything that a wire may do at once, to a transfer that goes both ways at once.
