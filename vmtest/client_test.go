@@ -267,9 +267,9 @@ func reusePort(_, _ string, c syscall.RawConn) error {
 	return setOption(c, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 }
 
-// smallMSS is below 536, what the kernel takes as least.
-func smallMSS(_, _ string, c syscall.RawConn) error {
-	return setOption(c, unix.SOL_TCP, unix.TCP_MAXSEG, 400)
+// maxSegment makes a client offer this MSS.
+func maxSegment(mss int) func(string, string, syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error { return setOption(c, unix.SOL_TCP, unix.TCP_MAXSEG, mss) }
 }
 
 func setOption(c syscall.RawConn, level, name, value int) error {

@@ -147,7 +147,7 @@ func TestAPortIsUsableAgainRightAfterTheServerClosed(t *testing.T) {
 	const rounds = 5
 	for _, f := range families(l) {
 		t.Run(f.name, func(t *testing.T) {
-			tap := record(t, l)
+			tap := record(t, l, "reused_ports")
 			from := netip.AddrPortFrom(f.client, 45678)
 			for i := range rounds {
 				start := time.Now()

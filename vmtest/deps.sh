@@ -25,6 +25,7 @@ done <<EOF
 /usr/sbin/bpftool bpftool
 /sbin/ethtool ethtool
 /usr/bin/wrk wrk
+/usr/bin/tshark tshark
 EOF
 
 # Of nginx the program alone, with what it links to: its package would start a web server on this machine,

@@ -8,7 +8,9 @@
 //	client_test.go      what clients do: dial, fetch, transfer
 //	wire_test.go        reads frames and sums their checksums, independently of the product's code
 //	frames_test.go      makes frames that no kernel would send
-//	impair_test.go      loses, delays and swallows frames on the client's side
+//	impair_test.go      loses, delays, doubles and swallows frames on the client's side
+//	tshark_test.go      has every recording judged by tshark
+//	webtest             what HTTP and TLS must find in a listener
 //
 // The other files hold the tests, one topic each.
 package vmtest

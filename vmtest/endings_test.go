@@ -6,10 +6,13 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/xdptcp/xdptcp/vmtest/lab"
 )
@@ -21,7 +24,7 @@ func TestAClientsResetEndsItsConnectionAndNoOther(t *testing.T) {
 	for _, f := range families(l) {
 		t.Run(f.name, func(t *testing.T) {
 			before := d.scrape()
-			tap := record(t, l)
+			tap := record(t, l, outrun...)
 			client := httpClient(t, l, patience)
 
 			down := dial(t, l, f.addr(8080))
@@ -159,4 +162,77 @@ func TestAClientThatVanishesHarmsNobody(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A process that is killed takes its sockets with it; its kernel says so.
+func TestAKilledClientsConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	d := attach(t, l)
+	const each = 3
+	var curls []*lab.Cmd
+	for _, f := range families(l) {
+		for range each {
+			c := l.Client.Command("curl", "--silent", "--output", "/dev/null", "--limit-rate", "1M", f.url("/bytes?n=1000000000"))
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			curls = append(curls, c)
+		}
+	}
+	d.eventually("all of them connected", func(s samples) bool { return s.open() == 2*each })
+	for _, c := range curls {
+		if err := c.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Wait() // killed: that is its error
+	}
+	s := d.eventually("none open", func(s samples) bool { return s.open() == 0 })
+	if s.closed("reset") != 2*each {
+		t.Errorf("%v ended by reset, %v cleanly; want all %d by reset", s.closed("reset"), s.closed("clean"), 2*each)
+	}
+}
+
+// A client that loses its memory (a crash and a restart, say) knows nothing of the connection that the server
+// has with it, and takes the same port again (RFC 9293, 3.5.1; RFC 5961, 4).
+func TestAClientThatHasForgottenItsConnectionConnectsAgainFromTheSamePort(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	d := attach(t, l, "--listen", ":8080=echo")
+	for _, f := range families(l) {
+		t.Run(f.name, func(t *testing.T) {
+			before := d.scrape()
+			const port = 45000
+			c, err := dialFrom(l, f.from(port), f.addr(8080), patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(echo(c, payload(1, 1000)), forget(c)); err != nil {
+				t.Fatal(err)
+			}
+			if s := d.scrape(); s.open() != before.open()+1 {
+				t.Fatalf("%v connections open: the server has heard that the client forgot", s.open()-before.open())
+			}
+			again, err := dialFrom(l, f.from(port), f.addr(8080), patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			if err := echo(again, payload(2, 100_000)); err != nil {
+				t.Error(err)
+			}
+			if s := d.scrape(); s.opened() != before.opened()+2 || s.closed("reset") != before.closed("reset")+1 {
+				t.Errorf("%v connections opened, %v ended by reset; want 2, 1", s.opened()-before.opened(), s.closed("reset")-before.closed("reset"))
+			}
+		})
+	}
+}
+
+// forget closes a socket without a segment sent.
+func forget(c *net.TCPConn) error {
+	sock, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return errors.Join(setOption(sock, unix.SOL_TCP, unix.TCP_REPAIR, 1), c.Close())
 }

@@ -30,8 +30,8 @@ type impairment struct {
 }
 
 // A wire is the cable between the two hosts, with a fault at the client's end: an XDP program (for
-// what the server sends) and a tcx program (for what the client sends) that lose frames at random, or
-// put them aside for a while, so that others overtake them.
+// what the server sends) and a tcx program (for what the client sends) that lose frames at random, put them
+// aside for a while, so that others overtake them, or let a copy of them follow.
 //
 // The host kernels of test machines lack netem; this needs only BPF.
 type wire struct {
@@ -48,9 +48,11 @@ const (
 const (
 	wordDrop    = iota // probability of loss, in units of 2^-32
 	wordDelay          // of being put aside
-	wordBudget         // how many frames may be lost or put aside at all
+	wordDouble         // of being followed by a copy
+	wordBudget         // how many frames may be harmed at all
 	wordDropped        // how many were
 	wordDelayed
+	wordDoubled
 	words
 )
 
@@ -97,23 +99,30 @@ func impair(t *testing.T, l *lab.Lab, im impairment) *wire {
 	return w
 }
 
-// set gives both directions a probability for frames to be lost and to be put aside.
+// harm gives both directions the probabilities for frames to be lost, to be put aside, and to be doubled.
+func (w *wire) harm(t *testing.T, drop, delay, double float64) {
+	t.Helper()
+	w.put(t, toClient, drop, delay, double, math.MaxInt64)
+	w.put(t, toServer, drop, delay, double, math.MaxInt64)
+}
+
+// set is harm that doubles nothing.
 func (w *wire) set(t *testing.T, drop, delay float64) {
 	t.Helper()
-	w.put(t, toClient, drop, delay, math.MaxInt64)
-	w.put(t, toServer, drop, delay, math.MaxInt64)
+	w.harm(t, drop, delay, 0)
 }
 
 // lose makes the next n frames in one direction get lost.
 func (w *wire) lose(t *testing.T, direction uint32, n uint64) {
 	t.Helper()
-	w.put(t, direction, 1, 0, n)
+	w.put(t, direction, 1, 0, 0, n)
 }
 
-func (w *wire) put(t *testing.T, direction uint32, drop, delay float64, budget uint64) {
+func (w *wire) put(t *testing.T, direction uint32, drop, delay, double float64, budget uint64) {
 	t.Helper()
+	chance := func(p float64) uint64 { return uint64(p * (1 << 32)) }
 	if err := w.faults.Put(direction, [words]uint64{
-		wordDrop: uint64(drop * (1 << 32)), wordDelay: uint64(delay * (1 << 32)), wordBudget: budget,
+		wordDrop: chance(drop), wordDelay: chance(delay), wordDouble: chance(double), wordBudget: budget,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -137,16 +146,24 @@ func (w *wire) dropped(t *testing.T) uint64 { t.Helper(); return w.count(t, word
 // delayed is how many were put aside.
 func (w *wire) delayed(t *testing.T) uint64 { t.Helper(); return w.count(t, wordDelayed) }
 
+// doubled is how many were followed by a copy.
+func (w *wire) doubled(t *testing.T) uint64 { t.Helper(); return w.count(t, wordDoubled) }
+
 // program writes the fault down for one of the two hooks. Both contexts begin alike enough: data and
 // data_end are at the offsets below.
 func (w *wire) program(t *testing.T, spec *ebpf.ProgramSpec, direction int32, im impairment, aside *ebpf.Map) *ebpf.Program {
 	t.Helper()
-	// struct xdp_md and struct __sk_buff of linux/bpf.h; XDP_DROP, XDP_PASS and TCX_DROP, TCX_NEXT.
-	data, dataEnd, drop, pass := int16(0), int16(4), int32(1), int32(2)
+	// struct xdp_md and struct __sk_buff of linux/bpf.h; XDP_DROP, XDP_PASS and TCX_NEXT.
+	data, dataEnd, pass := int16(0), int16(4), int32(2)
+	lose := asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}
 	output := asm.FnPerfEventOutput
 	if spec.Type == ebpf.SchedCLS {
-		data, dataEnd, drop, pass = 76, 80, 2, -1
+		data, dataEnd, pass = 76, 80, -1
+		// Not TCX_DROP: the kernel's TCP would be told, and count the segment as never sent. What is redirected to an
+		// interface that there is not has left, as far as it knows.
+		lose = asm.Instructions{asm.Mov.Imm(asm.R1, math.MaxInt32), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return()}
 	}
+	lose[0] = lose[0].WithSymbol("lose")
 	etherType, tcp, protoAt := int32(0x0008), int16(34), int16(23)
 	if !im.v4 {
 		etherType, tcp, protoAt = 0xdd86, 54, 20
@@ -197,20 +214,27 @@ func (w *wire) program(t *testing.T, spec *ebpf.ProgramSpec, direction int32, im
 		asm.LoadMem(asm.R4, asm.R8, 8*wordDrop, asm.DWord),
 		asm.LoadMem(asm.R5, asm.R8, 8*wordDelay, asm.DWord),
 		asm.Add.Reg(asm.R5, asm.R4),
-		asm.JGE.Reg(asm.R9, asm.R5, "pass"), // neither
+		asm.LoadMem(asm.R3, asm.R8, 8*wordDouble, asm.DWord),
+		asm.Add.Reg(asm.R3, asm.R5),
+		asm.JGE.Reg(asm.R9, asm.R3, "pass"), // none of these
 		// One of the budget. It is not below zero long: the frame then passes.
 		asm.Mov.Imm(asm.R1, -1),
 		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordBudget),
 		asm.LoadMem(asm.R1, asm.R8, 8*wordBudget, asm.DWord),
 		asm.JSLT.Imm(asm.R1, 0, "pass"),
 		asm.Mov.Imm(asm.R1, 1),
-		asm.JGE.Reg(asm.R9, asm.R4, "aside"),
+		asm.JGE.Reg(asm.R9, asm.R5, "double"),
+		asm.JGE.Reg(asm.R9, asm.R4, "delay"),
 		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordDropped),
-		asm.Mov.Imm(asm.R0, drop), asm.Return(),
+		asm.Ja.Label("lose"),
 
-		// The frame goes to user space with its direction in front, and comes back later.
-		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordDelayed).WithSymbol("aside"),
-		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordDoubled).WithSymbol("double"),
+		asm.Mov.Imm(asm.R9, 1), // it goes on, too
+		asm.Ja.Label("aside"),
+		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, 8*wordDelayed).WithSymbol("delay"),
+		asm.Mov.Imm(asm.R9, 0),
+		// The frame, or its copy, goes to user space with its direction in front, and comes back later.
+		asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("aside"),
 		asm.LoadMapPtr(asm.R2, aside.FD()),
 		asm.Mov.Reg(asm.R3, asm.R7),
 		asm.LSh.Imm(asm.R3, 32), // BPF_F_CTXLEN_MASK: how much of the frame
@@ -219,10 +243,11 @@ func (w *wire) program(t *testing.T, spec *ebpf.ProgramSpec, direction int32, im
 		asm.Mov.Reg(asm.R4, asm.RFP), asm.Add.Imm(asm.R4, -4),
 		asm.Mov.Imm(asm.R5, 4),
 		output.Call(),
-		asm.Mov.Imm(asm.R0, drop), asm.Return(),
+		asm.JEq.Imm(asm.R9, 0, "lose"),
 
 		asm.Mov.Imm(asm.R0, pass).WithSymbol("pass"), asm.Return(),
 	)
+	is = append(is, lose...)
 	spec.Instructions, spec.License = is, "GPL" // perf_event_output is for GPL programs
 	p, err := ebpf.NewProgram(spec)
 	if err != nil {

@@ -132,7 +132,7 @@ func TestAConnectionHandedToTheKernelIsLikeOneOfItsOwn(t *testing.T) {
 			plainEcho(t, l, ":9090")
 			d := attach(t, l, kernelService()...)
 			for _, f := range families(l) {
-				tap := record(t, l)
+				tap := record(t, l, outrun...)
 				ours, its := dial(t, l, f.addr(8080)), dial(t, l, f.addr(9090))
 				for _, c := range []net.Conn{ours, its} {
 					if err := echo(c, payload(1, 100_000)); err != nil {
@@ -647,7 +647,7 @@ func TestAClientWithASmallMSSIsServed(t *testing.T) {
 	plainEcho(t, l, ":8080")
 	d := attach(t, l, kernelService()...)
 	for _, f := range families(l) {
-		out := &net.Dialer{Timeout: patience, Control: smallMSS}
+		out := &net.Dialer{Timeout: patience, Control: maxSegment(400)}
 		c, err := l.Client.DialWith(t.Context(), out, "tcp", f.addr(8080))
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,10 @@
 package vmtest
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"testing"
@@ -57,6 +61,55 @@ func TestTransfersSurviveABadWire(t *testing.T) {
 	}
 }
 
+// The figures of the long tests: what CI has time for, and more by hand, see the flags.
+var (
+	echoBytes = flag.Int64("proof.bytes", 40_000_000, "bytes that go both ways over a bad wire")
+	churnTime = flag.Duration("proof.churn", 6*time.Second, "how long connections come and go")
+)
+
+// Everything that a wire may do at once, to a transfer that goes both ways at once.
+func TestABadWireHarmsNoByteOfALongTransfer(t *testing.T) {
+	for i, version := range []string{"IPv4", "IPv6"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			l := lab.ForTest(t, lab.Options{PlainClient: true})
+			if err := l.Client.Offload(false); err != nil {
+				t.Fatal(err)
+			}
+			f := families(l)[i]
+			im := impair(t, l, impairment{v4: i == 0})
+			attach(t, l, "--listen", ":8080=echo")
+			im.harm(t, 0.001, 0.001, 0.001)
+			c := dial(t, l, f.addr(8080))
+			limit := patience + time.Duration(*echoBytes/1_000_000)*time.Second // a megabyte a second
+			if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			sent := make(chan error, 1)
+			go func() {
+				_, err := io.CopyBuffer(c, struct{ io.Reader }{io.LimitReader(new(stream), *echoBytes)}, make([]byte, 256<<10))
+				sent <- errors.Join(err, c.CloseWrite())
+			}()
+			h := sha256.New()
+			n, err := io.Copy(h, c)
+			took := time.Since(start)
+			if err := errors.Join(err, <-sent); err != nil || n != *echoBytes {
+				t.Fatalf("%d of %d bytes came back: %v", n, *echoBytes, err)
+			}
+			if got := hex.EncodeToString(h.Sum(nil)); got != streamSum(n) {
+				t.Errorf("other bytes came back than were sent: sum %s, want %s", got, streamSum(n))
+			}
+			t.Logf("%d MB each way in %v; %d frames lost, %d overtaken, %d doubled", n/1_000_000, took.Round(time.Millisecond),
+				im.dropped(t), im.delayed(t), im.doubled(t))
+			// There are 1,400 bytes in a frame, and a chance of 1 in 1,000: a fifth of what is to be expected.
+			if least := uint64(n / 1400 * 2 / 1000 / 5); im.dropped(t) < least || im.delayed(t) < least || im.doubled(t) < least {
+				t.Errorf("the wire was not bad: %d frames lost, %d overtaken, %d doubled", im.dropped(t), im.delayed(t), im.doubled(t))
+			}
+		})
+	}
+}
+
 // Of a handshake with cookies any one packet may be lost: nobody keeps state to send it again but the client.
 func TestAHandshakeSurvivesTheLossOfAnyOfItsPackets(t *testing.T) {
 	for _, loss := range []struct {
@@ -76,7 +129,7 @@ func TestAHandshakeSurvivesTheLossOfAnyOfItsPackets(t *testing.T) {
 				f := families(l)[i]
 				im := impair(t, l, impairment{v4: i == 0, flags: loss.flags})
 				d := attach(t, l, "--listen", ":8080=echo")
-				tap := record(t, l)
+				tap := record(t, l, lossy...)
 				im.lose(t, loss.direction, 1)
 				start := time.Now()
 				c := dial(t, l, f.addr(8080))

@@ -45,6 +45,7 @@ type segment struct {
 	mss          uint16 // 0: no such option
 	wscale       int    // -1: no such option
 	sack         bool   // SACK permitted
+	sackBlocks   int
 	timestamps   bool
 	tsval, tsecr uint32
 }
@@ -137,6 +138,8 @@ func decode(p lab.Packet) (s segment, ok bool) {
 			s.wscale = int(o[2])
 		case 4:
 			s.sack = true
+		case 5:
+			s.sackBlocks = int(o[1]-2) / 8
 		case 8:
 			s.timestamps = true
 			s.tsval, s.tsecr = binary.BigEndian.Uint32(o[2:]), binary.BigEndian.Uint32(o[6:])
@@ -146,21 +149,24 @@ func decode(p lab.Packet) (s segment, ok bool) {
 	return s, true
 }
 
-// A recording is a tap on the client's side, where all that xdptcp sends and gets can be seen.
+// A recording is a tap on the client's side, where all that xdptcp sends and gets can be seen. When it ends,
+// tshark judges it.
 type recording struct {
-	t   *testing.T
-	tap *lab.Capture
+	t        *testing.T
+	tap      *lab.Capture
+	packets  []lab.Packet
+	expected []finding
 }
 
-// record starts to record.
-func record(t *testing.T, l *lab.Lab) *recording {
+// record starts to record. tshark may find what is expected, and nothing else.
+func record(t *testing.T, l *lab.Lab, expected ...finding) *recording {
 	t.Helper()
 	tap, err := l.Client.Capture(lab.CaptureOptions{Buffer: 1 << 16})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tap.Close() })
-	return &recording{t, tap}
+	return &recording{t: t, tap: tap, expected: expected}
 }
 
 // trace is what was recorded: TCP to and from the server's port 8080 or higher.
@@ -177,6 +183,7 @@ func (r *recording) until(what string, done func(segment) bool) trace {
 			if !ok {
 				r.t.Fatalf("the tap ended before: %s", what)
 			}
+			r.packets = append(r.packets, p)
 			s, ok := decode(p)
 			if !ok {
 				continue
@@ -200,13 +207,16 @@ func (r *recording) rest() (list trace) {
 		r.t.Fatal(err)
 	}
 	for p := range r.tap.Packets() {
+		r.packets = append(r.packets, p)
 		if s, ok := decode(p); ok {
 			list = append(list, s)
 		}
 	}
 	if n := r.tap.Dropped(); n > 0 {
 		r.t.Errorf("the tap lost %d frames", n)
+		return list
 	}
+	judge(r.t, r.packets, r.expected)
 	return list
 }
 

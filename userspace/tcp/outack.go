@@ -8,7 +8,7 @@ import "github.com/xdptcp/xdptcp/userspace/wire"
 func (c *Conn) outputAck(s *wire.Segment, now Time) bool {
 	switch {
 	case c.has(flagAckNow) || c.windowUpdateDue():
-		c.header(s, c.sndNxt, now)
+		c.header(s, c.ackSeq(), now)
 		c.stats.pureAcks++
 	case c.has(flagKeepAlive):
 		// RFC 9293, 3.8.4, SHLD-12: no data, and a number that is acknowledged already, so the peer must answer. It need not
@@ -24,6 +24,17 @@ func (c *Conn) outputAck(s *wire.Segment, now Time) bool {
 		return false
 	}
 	return true
+}
+
+// ackSeq is the sequence number of a pure acknowledgment: SND.NXT. But where the peer has taken window back (RFC 9293, 3.8.6: it
+// should not, and we must cope) SND.NXT may be beyond its edge, and there the peer finds a segment unacceptable, with all that
+// it acknowledges (3.10.7.4, first). So then it is the edge. What the window field's unit rounds off was not taken back.
+func (c *Conn) ackSeq() Seq {
+	edge := c.sndUna.Add(int(c.sndWnd))
+	if c.sndNxt.Sub(edge) < 1<<c.sndWScale {
+		return c.sndNxt
+	}
+	return edge
 }
 
 // freeWindow is the window that the receive buffer has room for, in whole units of the scaled field.
