@@ -63,6 +63,7 @@ func (c *Conn) newAck(s *wire.Segment, ack Seq, now Time) {
 	}
 	c.ackInRecovery(acked, now)
 	c.sizeAcked(acked)
+	c.tuneSendBuffer(data, now)
 
 	// RFC 6298, 5.2 and 5.3. Progress ends the back-off too.
 	c.backoff, c.retries, c.stalledAt = 0, 0, 0

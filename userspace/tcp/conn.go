@@ -16,6 +16,7 @@ type Handshake struct {
 	MSS                  int
 	SndWScale, RcvWScale uint8 // shifts of the client's and of our window; 0 when not negotiated
 	SACK, Timestamps     bool
+	ECN                  bool
 	TSOffset             uint32        // our TSval is this plus a tick for each 2^20 ns
 	RcvWnd               uint32        // the window of our SYN/ACK, which is never scaled
 	RTT                  time.Duration // of the handshake; 0: unknown
@@ -53,6 +54,7 @@ type Conn struct {
 	sndWnd         uint32 // from sndUna
 	maxSndWnd      uint32 // the largest ever
 	mss            int32  // payload of a full segment; SACK blocks come off it
+	sendTuner      sendTuner
 
 	// Receive.
 	rcvNxt      Seq
@@ -63,7 +65,7 @@ type Conn struct {
 	rcvMSS      int32  // largest payload that has come, up to mss: what a full-size segment is
 	dsack       seqRange
 	recvBound   int32 // bytes that the receive buffer may hold: autotune.go
-	tuner       recvTuner
+	recvTuner   recvTuner
 
 	// Timestamps (RFC 7323).
 	tsOffset   uint32
@@ -85,6 +87,8 @@ type Conn struct {
 	highRxt  Seq
 	sacked   *rangeSet // what the peer holds beyond sndUna; nil when nothing
 	cwnd     Window
+
+	cwrEnd Seq // an ECE counts again when more than this is acknowledged: ecn.go
 
 	// Timers; Never when off.
 	rtxAt      Time // retransmission, or with flagPersist the window probe
@@ -115,6 +119,7 @@ const (
 	flagSACK       flag = 1 << iota // negotiated
 	flagTimestamps                  // negotiated
 	flagTSValid                     // tsRecent is good for PAWS
+	flagECN                         // negotiated
 	flagNagle                       // hold small segments back while data is in flight
 
 	flagCloseWrite // the application is done sending: FIN after what is queued
@@ -125,6 +130,8 @@ const (
 	flagFinSeen   // finSeq is known
 	flagEOF       // the peer's FIN is in sequence
 
+	flagEchoCE    // the peer must hear of congestion: ECE on every ACK
+	flagOweCWR    // and that we heard of it: CWR on the next new data
 	flagAckNow    // an acknowledgment is owed now
 	flagChallenge // the same, counted as a challenge ACK
 	flagRst       // a RST is owed; the state is CLOSED
@@ -168,6 +175,7 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 		wndPeak:     hs.RcvWnd,
 		rcvMSS:      536,
 		recvBound:   int32(cfg.RecvBuffer),
+		sendTuner:   sendTuner{bound: int32(cfg.SendBuffer)},
 		tsOffset:    hs.TSOffset,
 		recover:     hs.ISS,
 		highRxt:     hs.ISS.Add(1),
@@ -183,6 +191,10 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 	if hs.Timestamps {
 		c.set(flagTimestamps)
 		c.mss -= 12 // they are in every segment (RFC 6691, 3)
+	}
+	if hs.ECN {
+		c.set(flagECN)
+		c.cwrEnd = hs.ISS
 	}
 	if hs.RTT > 0 {
 		c.rtt.sample(hs.RTT)
@@ -216,7 +228,7 @@ func (c *Conn) events(wasReadable bool) Event {
 		ev |= Readable
 	}
 	// A quarter of the buffer: a wake-up per acknowledged segment would cost more than it brings.
-	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= c.sendBound()/4 {
+	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= int(c.sendTuner.bound)/4 {
 		c.clear(flagWantWrite)
 		ev |= Writable
 	}

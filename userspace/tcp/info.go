@@ -16,6 +16,7 @@ type stats struct {
 	retransmits, timeouts, probes     uint32
 	pureAcks, piggybacked, challenges uint32
 	dupAcksIn, outOfOrder, poolDrops  uint32
+	ceIn, eceIn                       uint32
 	softErrors, keepAlives            uint32
 	blackHoles                        uint8
 }
@@ -49,6 +50,10 @@ type Info struct {
 	KeepAlivesOut uint64 // probes of an idle peer
 	BlackHoles    uint64 // times that the MSS was lowered because full-size segments vanished without a word
 
+	ECN   bool   // negotiated (RFC 3168)
+	CEIn  uint64 // segments that the network marked on their way to us
+	ECEIn uint64 // windows of ours with a marked segment, for which the sender slowed down
+
 	SoftErrors uint64        // ICMP errors that said why segments may not arrive
 	SoftError  wire.ICMPKind // the last of them; 0: none
 }
@@ -74,11 +79,12 @@ func (c *Conn) Info() Info {
 		DupAcksIn:        uint64(c.stats.dupAcksIn), OutOfOrderIn: uint64(c.stats.outOfOrder),
 		PoolDropsIn:   uint64(c.stats.poolDrops),
 		KeepAlivesOut: uint64(c.stats.keepAlives), BlackHoles: uint64(c.stats.blackHoles),
+		ECN: c.has(flagECN), CEIn: uint64(c.stats.ceIn), ECEIn: uint64(c.stats.eceIn),
 		SoftErrors: uint64(c.stats.softErrors), SoftError: c.softError,
 	}
 	if c.cfg != nil {
 		i.RTO = c.rtt.rto(c.cfg, c.backoff)
-		i.RecvBuffer, i.SendBuffer = int(c.recvBound), c.sendBound()
+		i.RecvBuffer, i.SendBuffer = int(c.recvBound), int(c.sendTuner.bound)
 	}
 	return i
 }
