@@ -91,6 +91,7 @@ func (c *Conn) newAck(d *delivery, now Time) (fin bool) {
 	data := min(d.acked, int(c.snd.size))
 	c.snd.drop(data, c.cfg.Pool)
 	c.sndUna = d.ack
+	c.tuneSendBuffer(data, now)
 	if d.acked > data {
 		c.set(flagFinAcked)
 		fin = true

@@ -25,7 +25,7 @@ func (c *Conn) tuneRecvBuffer(now Time) {
 	if int(c.recvBound) >= bound {
 		return
 	}
-	t := &c.tuner
+	t := &c.recvTuner
 	read := c.rcvNxt.Add(-int(c.rcv.ready))
 	if t.at != 0 {
 		elapsed := max(now.Sub(t.at), 1)
@@ -49,13 +49,29 @@ func (c *Conn) tuneRecvBuffer(now Time) {
 	t.at, t.read, t.edge = now, read, c.rcvAdv
 }
 
-// sendBound is how many bytes the send buffer may hold: twice cwnd, so that there is a window to send while the one in flight
-// is not acknowledged, within the configuration's bounds. cwnd grows only while it is what holds the sender back, so this
-// needs no measurement of its own.
-func (c *Conn) sendBound() int {
-	bound := c.cfg.SendBuffer
-	if want := min(2*c.cwnd.Cwnd, c.cfg.SendBufferMax); want > bound && !c.cfg.Pool.pressed() {
-		bound = want
+// A sendTuner remembers what the path was like when the send buffer last grew.
+type sendTuner struct {
+	bound int32         // bytes that the buffer may hold
+	rtt   time.Duration // the shortest smoothed round trip at those times; 0: none yet
+	at    Time          // before that it is too early to see what the last growth has done to the round trip
+}
+
+// tuneSendBuffer lets the send buffer's bound grow, up to twice cwnd and Config.SendBufferMax: what is in flight stays in the
+// buffer, and so the bound is one on the rate. acked bytes have just left. It grows only if it was full, and as long as
+// round trips do not get longer: when they do, there is a queue somewhere, so the path is full, and more would only wait.
+func (c *Conn) tuneSendBuffer(acked int, now Time) {
+	t := &c.sendTuner
+	srtt := c.rtt.srtt
+	bound := min(2*c.cwnd.Cwnd, c.cfg.SendBufferMax)
+	if bound <= int(t.bound) || int(c.snd.size)+acked < int(t.bound) || now < t.at || srtt == 0 || c.cfg.Pool.pressed() {
+		return
 	}
-	return bound
+	if t.rtt == 0 || srtt < t.rtt {
+		t.rtt = srtt
+	}
+	if srtt > t.rtt+t.rtt/4 {
+		return
+	}
+	t.bound = int32(min(bound, 2*int(t.bound)))
+	t.at = now.Add(4 * srtt) // by then srtt has seen it
 }

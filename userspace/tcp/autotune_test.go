@@ -31,9 +31,9 @@ func TestBuffersGrowWithThePath(t *testing.T) {
 		within       time.Duration
 		recv, sendLo int // the receive buffer's least, and the send buffer's, at the end
 	}{
-		{"both ends' buffers grow until the path is full", nil, time.Second, 2300 * time.Millisecond, 3_500_000, 3_500_000},
+		{"both ends' buffers grow until the path is full", nil, time.Second, 2600 * time.Millisecond, 3_500_000, 3_500_000},
 		{"without timestamps too, though the receiver never learns the round-trip time from its own data",
-			func(sc *simConfig) { sc.hs.Timestamps = false }, time.Second, 2300 * time.Millisecond, 3_500_000, 3_500_000},
+			func(sc *simConfig) { sc.hs.Timestamps = false }, time.Second, 2600 * time.Millisecond, 3_500_000, 3_500_000},
 		{"a receive buffer that may not grow is what the path then carries in a round trip",
 			func(sc *simConfig) { sc.cfg[0].RecvBufferMax = 0 }, 7 * time.Second, 10 * time.Second, 256 << 10, 256 << 10},
 		{"a send buffer that may not grow likewise",
@@ -50,7 +50,7 @@ func TestBuffersGrowWithThePath(t *testing.T) {
 			for client.read < size && s.step() {
 			}
 			took := s.now.Sub(Time(time.Second))
-			recv, send := client.c.Info().RecvBuffer, server.c.sendBound()
+			recv, send := client.c.Info().RecvBuffer, server.c.Info().SendBuffer
 			t.Logf("%v, receive buffer %d, send buffer %d", took, recv, send)
 			if took < tt.atLeast || took > tt.within || recv < tt.recv || send < tt.sendLo {
 				t.Errorf("took %v, want %v to %v; receive buffer %d, send buffer %d", took, tt.atLeast, tt.within, recv, send)
@@ -60,6 +60,24 @@ func TestBuffersGrowWithThePath(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// On a short path a full send buffer waits in a queue: a larger one would only make the queue longer.
+func TestASendBufferDoesNotGrowIntoAQueue(t *testing.T) {
+	s := newSim(t, 1, longFat(20_000_000, func(sc *simConfig) {
+		for i := range 2 {
+			sc.link[i].delay = 100 * time.Microsecond
+		}
+	}))
+	s.run()
+	if err := s.finished(); err != nil {
+		t.Fatal(err)
+	}
+	i := s.hosts[1].c.Info()
+	t.Logf("send buffer %d, round trip %v", i.SendBuffer, i.RTT)
+	if i.SendBuffer > 512<<10 {
+		t.Errorf("send buffer %d, with a round trip of %v", i.SendBuffer, i.RTT)
 	}
 }
 

@@ -54,6 +54,7 @@ type Conn struct {
 	sndWnd         uint32 // from sndUna
 	maxSndWnd      uint32 // the largest ever
 	mss            int32  // payload of a full segment; SACK blocks come off it
+	sendTuner      sendTuner
 
 	// Receive.
 	rcvNxt      Seq
@@ -64,7 +65,7 @@ type Conn struct {
 	rcvMSS      int32  // largest payload that has come, up to mss: what a full-size segment is
 	dsack       seqRange
 	recvBound   int32 // bytes that the receive buffer may hold: autotune.go
-	tuner       recvTuner
+	recvTuner   recvTuner
 
 	// Timestamps (RFC 7323).
 	tsOffset   uint32
@@ -172,6 +173,7 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 		wndPeak:     hs.RcvWnd,
 		rcvMSS:      536,
 		recvBound:   int32(cfg.RecvBuffer),
+		sendTuner:   sendTuner{bound: int32(cfg.SendBuffer)},
 		tsOffset:    hs.TSOffset,
 		recover:     hs.ISS,
 		rtxAt:       Never,
@@ -223,7 +225,7 @@ func (c *Conn) events(wasReadable bool) Event {
 		ev |= Readable
 	}
 	// A quarter of the buffer: a wake-up per acknowledged segment would cost more than it brings.
-	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= c.sendBound()/4 {
+	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= int(c.sendTuner.bound)/4 {
 		c.clear(flagWantWrite)
 		ev |= Writable
 	}

@@ -89,7 +89,7 @@ func (c *Conn) Info() Info {
 	}
 	if c.cfg != nil {
 		i.RTO = c.rtt.rto(c.cfg, c.backoff)
-		i.RecvBuffer, i.SendBuffer = int(c.recvBound), c.sendBound()
+		i.RecvBuffer, i.SendBuffer = int(c.recvBound), int(c.sendTuner.bound)
 	}
 	return i
 }

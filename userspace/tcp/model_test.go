@@ -186,7 +186,7 @@ func (m *model) check(t *rapid.T) {
 		if e.reads && c.readable() {
 			t.Fatalf("%s: a reader sleeps beside %d bytes", e.name, c.Buffered())
 		}
-		if e.writes && !c.has(flagPoolWait) && c.SendSpace() >= c.sendBound()/4 && c.outstanding() == 0 && c.Unsent() == 0 {
+		if e.writes && !c.has(flagPoolWait) && c.SendSpace() >= int(c.sendTuner.bound)/4 && c.outstanding() == 0 && c.Unsent() == 0 {
 			t.Fatalf("%s: a writer sleeps beside an empty buffer", e.name)
 		}
 		if e.lingers && (c.has(flagFinAcked) || c.State() == StateClosed) {
