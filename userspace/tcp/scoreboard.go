@@ -67,12 +67,11 @@ func (p *Pool) getScoreboard() *scoreboard {
 		f = new(scoreboard)
 	}
 	p.freeScoreboards = f.next
-	// What counts records is zero since the last one has gone, and what has a flag of its own needs no more than that.
+	// What counts records is zero since the last one has gone. prr is set when recovery begins; of the rest, flags are enough.
 	f.dupAcks, f.dupBytes = 0, 0
 	f.timerAt, f.timerTLP = Never, false
-	f.rack.at, f.rack.rtt, f.rack.inRound = 0, 0, false
+	f.rack.at, f.rack.inRound = 0, false
 	f.tlp = tailProbe{}
-	f.prr = prr{}
 	f.undo.active = false
 	f.frto = frtoOff
 	return f
