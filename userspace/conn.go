@@ -46,6 +46,8 @@ type Conn struct {
 	inWaiting    bool // in shard.waiting
 	waitingUntil tcp.Time
 	prev, next   *Conn
+
+	linger *linger // nil: Close does not wait
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -73,6 +75,9 @@ func (c *Conn) wakeUp() {
 	}
 	if c.woken&(tcp.Writable|tcp.Closed) != 0 {
 		c.canWrite.Broadcast()
+	}
+	if c.woken&(tcp.Delivered|tcp.Closed) != 0 && c.linger != nil {
+		c.linger.end()
 	}
 	c.woken = 0
 }
@@ -153,15 +158,20 @@ func (c *Conn) drive() {
 	c.shard.flush()
 }
 
-// Close ends both directions. What was written is still delivered in the background.
+// Close ends both directions. What was written is still delivered in the background, unless SetLinger said otherwise.
 func (c *Conn) Close() error {
-	return c.do("close", func() {
+	var wait <-chan struct{}
+	err := c.do("close", func() {
 		c.closed = true
 		c.readDeadline.stop()
 		c.writeDeadline.stop()
-		c.tcp.Close(c.shard.engine.clock.now())
+		wait = c.closeTCP()
 		c.notify(tcp.Readable | tcp.Writable)
 	})
+	if wait != nil {
+		return c.lingerUntil(wait)
+	}
+	return err
 }
 
 // CloseWrite ends our direction: the peer reads EOF after what was written.
@@ -179,11 +189,6 @@ func (c *Conn) CloseRead() error {
 		c.tcp.CloseRead()
 		c.notify(tcp.Readable)
 	})
-}
-
-// SetNoDelay with false turns on Nagle's algorithm, which is off by default.
-func (c *Conn) SetNoDelay(noDelay bool) error {
-	return c.do("set", func() { c.tcp.SetNoDelay(noDelay) })
 }
 
 // abort resets the connection.
@@ -205,13 +210,6 @@ func (c *Conn) do(op string, f func()) error {
 	f()
 	c.drive()
 	return nil
-}
-
-// Info is a snapshot of the connection's TCP.
-func (c *Conn) Info() tcp.Info {
-	c.shard.mu.Lock()
-	defer c.shard.mu.Unlock()
-	return c.tcp.Info()
 }
 
 // LocalAddr is our address: a *net.TCPAddr.

@@ -49,8 +49,10 @@ func (c *Conn) inputAck(s *wire.Segment, ack Seq, now Time) {
 	if c.flight != nil {
 		c.sampleRTT(&d, now)
 		c.recoverLosses(&d, now)
+		c.inputECE(s, &d, now)
 	}
 	if d.acked > 0 {
+		c.sizeAcked(d.acked)
 		c.restartTimers(now)
 	}
 	if fin {
@@ -114,7 +116,7 @@ func (c *Conn) newAck(d *delivery, now Time) (fin bool) {
 
 // restartTimers is RFC 6298, 5.2 and 5.3, after SND.UNA has moved. Progress ends the back-off too.
 func (c *Conn) restartTimers(now Time) {
-	c.backoff, c.retries = 0, 0
+	c.backoff, c.retries, c.stalledAt = 0, 0, now
 	c.clear(flagPersist)
 	if c.outstanding() == 0 {
 		c.rtxAt = Never

@@ -8,7 +8,7 @@ func (c *Conn) Write(b []byte) (n int) {
 	if c.has(flagCloseWrite) || c.state != StateEstablished && c.state != StateCloseWait {
 		return 0
 	}
-	n = c.snd.append(b, c.cfg.SendBuffer, c.cfg.Pool)
+	n = c.snd.append(b, c.sendBound(), c.cfg.Pool)
 	c.stats.bytesOut += uint64(n)
 	if n < len(b) {
 		c.set(flagWantWrite)
@@ -30,7 +30,7 @@ func (c *Conn) ReadClosed() bool { return c.has(flagEOF|flagCloseRead) && c.rcv.
 func (c *Conn) Buffered() int { return int(c.rcv.ready) }
 
 // SendSpace is how many bytes the send buffer has room for.
-func (c *Conn) SendSpace() int { return max(0, c.cfg.SendBuffer-int(c.snd.size)) }
+func (c *Conn) SendSpace() int { return max(0, c.sendBound()-int(c.snd.size)) }
 
 // Unacked is how many bytes have been written and not yet acknowledged, sent or not.
 func (c *Conn) Unacked() int { return int(c.snd.size) }

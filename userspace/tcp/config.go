@@ -9,10 +9,12 @@ import (
 
 // Config is what the connections of one shard share.
 type Config struct {
-	// RecvBuffer bounds a connection's received, unread bytes, and with that its receive window.
-	RecvBuffer int
-	// SendBuffer bounds a connection's written, unacknowledged bytes.
-	SendBuffer int
+	// RecvBuffer bounds a connection's received, unread bytes, and with that its receive window. A fast connection's bound grows
+	// up to RecvBufferMax; if that is not more, it stays.
+	RecvBuffer, RecvBufferMax int
+	// SendBuffer bounds a connection's written, unacknowledged bytes. A fast connection's bound grows up to SendBufferMax; if
+	// that is not more, it stays.
+	SendBuffer, SendBufferMax int
 
 	// DelayedAck is the longest an acknowledgment waits for data to ride on (RFC 9293, 3.8.6.3: < 500 ms).
 	DelayedAck time.Duration
@@ -45,7 +47,9 @@ type Config struct {
 func DefaultConfig() *Config {
 	return &Config{
 		RecvBuffer:    256 << 10,
+		RecvBufferMax: 6 << 20,
 		SendBuffer:    256 << 10,
+		SendBufferMax: 4 << 20,
 		DelayedAck:    40 * time.Millisecond,
 		InitialRTO:    time.Second,
 		MinRTO:        200 * time.Millisecond,
@@ -72,6 +76,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("tcp: RecvBuffer %d: want %d to %d bytes", c.RecvBuffer, minBuffer, maxBuffer)
 	case c.SendBuffer < minBuffer || c.SendBuffer > maxBuffer:
 		return fmt.Errorf("tcp: SendBuffer %d: want %d to %d bytes", c.SendBuffer, minBuffer, maxBuffer)
+	case c.RecvBufferMax < 0 || c.RecvBufferMax > maxBuffer:
+		return fmt.Errorf("tcp: RecvBufferMax %d: want 0 to %d bytes", c.RecvBufferMax, maxBuffer)
+	case c.SendBufferMax < 0 || c.SendBufferMax > maxBuffer:
+		return fmt.Errorf("tcp: SendBufferMax %d: want 0 to %d bytes", c.SendBufferMax, maxBuffer)
 	case c.DelayedAck <= 0 || c.DelayedAck > 500*time.Millisecond:
 		return fmt.Errorf("tcp: DelayedAck %v: want more than 0 and at most 500ms (RFC 9293, 3.8.6.3)", c.DelayedAck)
 	case c.MinRTO <= 0 || c.MinRTO > c.MaxRTO:

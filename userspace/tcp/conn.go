@@ -16,6 +16,7 @@ type Handshake struct {
 	MSS                  int
 	SndWScale, RcvWScale uint8 // shifts of the client's and of our window; 0 when not negotiated
 	SACK, Timestamps     bool
+	ECN                  bool
 	TSOffset             uint32        // our TSval is this plus a tick for each 2^20 ns
 	RcvWnd               uint32        // the window of our SYN/ACK, which is never scaled
 	RTT                  time.Duration // of the handshake; 0: unknown
@@ -62,6 +63,8 @@ type Conn struct {
 	wndPeak     uint32 // the largest window that we have advertised
 	rcvMSS      int32  // largest payload that has come, up to mss: what a full-size segment is
 	dsack       seqRange
+	recvBound   int32 // bytes that the receive buffer may hold: autotune.go
+	tuner       recvTuner
 
 	// Timestamps (RFC 7323).
 	tsOffset   uint32
@@ -82,12 +85,21 @@ type Conn struct {
 	recover       Seq   // the last reduction of cwnd was for octets before it
 	cwnd          Window
 
+	cwrEnd Seq // an ECE counts again when more than this is acknowledged: ecn.go
+
 	// Timers; Never when off.
 	rtxAt      Time // retransmission, or with flagPersist the window probe
 	ackAt      Time // delayed acknowledgment
 	stateAt    Time // end of TIME-WAIT or FIN-WAIT-2
 	poolAt     Time // look whether the pool has room again
 	lastSendAt Time // of the last data, to notice idle time
+	stalledAt  Time // when what waits, for an acknowledgment or a window, began to: the last progress
+
+	userTimeout time.Duration // 0: none
+	keep        *keepAlive    // nil: off
+
+	trial    trial // blackhole.go
+	otherMSS int32
 
 	challengeAt Time // start of the interval that challenges counts in
 	challenges  uint8
@@ -104,6 +116,7 @@ const (
 	flagSACK       flag = 1 << iota // negotiated
 	flagTimestamps                  // negotiated
 	flagTSValid                     // tsRecent is good for PAWS
+	flagECN                         // negotiated
 	flagNagle                       // hold small segments back while data is in flight
 
 	flagCloseWrite // the application is done sending: FIN after what is queued
@@ -114,6 +127,8 @@ const (
 	flagFinSeen   // finSeq is known
 	flagEOF       // the peer's FIN is in sequence
 
+	flagEchoCE     // the peer must hear of congestion: ECE on every ACK
+	flagOweCWR     // and that we heard of it: CWR on the next new data
 	flagAckNow     // an acknowledgment is owed now
 	flagChallenge  // the same, counted as a challenge ACK
 	flagRst        // a RST is owed; the state is CLOSED
@@ -125,6 +140,8 @@ const (
 	flagCwndLimited
 	flagWantWrite // a Write was cut short
 	flagPoolWait  // … by the pool
+	flagLinger    // a Delivered is owed
+	flagKeepAlive // a keep-alive probe is owed
 )
 
 // has reports whether any bit of f is set.
@@ -154,6 +171,7 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 		rcvAdv:      hs.IRS.Add(1 + int(hs.RcvWnd)),
 		wndPeak:     hs.RcvWnd,
 		rcvMSS:      536,
+		recvBound:   int32(cfg.RecvBuffer),
 		tsOffset:    hs.TSOffset,
 		recover:     hs.ISS,
 		rtxAt:       Never,
@@ -168,6 +186,10 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 	if hs.Timestamps {
 		c.set(flagTimestamps)
 		c.mss -= 12 // they are in every segment (RFC 6691, 3)
+	}
+	if hs.ECN {
+		c.set(flagECN)
+		c.cwrEnd = hs.ISS
 	}
 	if hs.RTT > 0 {
 		c.rtt.seed(hs.RTT)
@@ -201,9 +223,13 @@ func (c *Conn) events(wasReadable bool) Event {
 		ev |= Readable
 	}
 	// A quarter of the buffer: a wake-up per acknowledged segment would cost more than it brings.
-	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= c.cfg.SendBuffer/4 {
+	if c.has(flagWantWrite) && !c.has(flagPoolWait) && c.SendSpace() >= c.sendBound()/4 {
 		c.clear(flagWantWrite)
 		ev |= Writable
+	}
+	if c.has(flagLinger) && c.has(flagFinAcked) {
+		c.clear(flagLinger)
+		ev |= Delivered
 	}
 	if c.state == StateClosed {
 		ev |= Closed
@@ -220,7 +246,8 @@ func (c *Conn) end(err error) {
 	c.state = StateClosed
 	c.err = err
 	c.rtxAt, c.ackAt, c.stateAt, c.poolAt = Never, Never, Never, Never
-	c.clear(flagAckNow | flagChallenge | flagProbe | flagForceRxt)
+	c.clear(flagAckNow | flagChallenge | flagProbe | flagForceRxt | flagKeepAlive)
+	c.keep = nil
 	c.releaseSend()
 	c.rcv.releaseOOO(c.cfg.Pool)
 	if c.has(flagCloseRead) {

@@ -11,7 +11,7 @@ import (
 )
 
 func TestAnIdleConnectionIsSmall(t *testing.T) {
-	if size := unsafe.Sizeof(Conn{}); size > 576 {
+	if size := unsafe.Sizeof(Conn{}); size > 592 {
 		t.Errorf("a Conn has %d bytes", size)
 	} else {
 		t.Logf("a Conn has %d bytes", size)
@@ -167,6 +167,22 @@ func TestARequestCostsTheServerNoPureAck(t *testing.T) {
 	deliver(&server, &client) // to the FIN
 	if i := server.Info(); i.PureAcksOut != 1 || i.PiggybackedAcksOut != requests || i.SegsOut != requests+1 {
 		t.Errorf("%d pure ACKs, %d along with data, %d segments", i.PureAcksOut, i.PiggybackedAcksOut, i.SegsOut)
+	}
+}
+
+// Each segment arrives by itself here: there are no batches that one ACK would do for.
+func TestATransferCostsTheReceiverOnePureAckForTwoSegments(t *testing.T) {
+	const size = 4_000_000
+	s := newSim(t, 1, oneWay(size, nil))
+	s.run()
+	if err := s.finished(); err != nil {
+		t.Fatal(err)
+	}
+	acks, segments := s.hosts[0].c.Info().PureAcksOut, s.hosts[1].c.Info().SegsOut
+	t.Logf("%d pure ACKs for %d segments, %.0f for a megabyte", acks, segments, float64(acks)/(size/1e6))
+	// The handshake's and the FIN's, and the last segment may be an odd one.
+	if acks > segments/2+3 {
+		t.Errorf("%d pure ACKs for %d segments", acks, segments)
 	}
 }
 

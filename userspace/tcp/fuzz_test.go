@@ -101,6 +101,18 @@ func FuzzConn(f *testing.F) {
 					c.SetNoDelay(take()&1 == 0)
 				case 3:
 					c.LowerMSS(int(take())*4, now)
+				case 4:
+					c.SetKeepAlive(KeepAlive{Enable: true, Idle: time.Duration(take()) * time.Second, Interval: time.Second, Count: 3}, now)
+				case 5:
+					c.SetUserTimeout(time.Duration(take()) * time.Second)
+				case 6:
+					if c.Linger() && c.State() == StateClosed {
+						t.Fatal("a connection that is over lingers")
+					}
+				case 7:
+					if take()&7 == 0 {
+						c.CloseRead()
+					}
 				}
 			}
 			check()

@@ -17,7 +17,9 @@ type stats struct {
 	pureAcks, piggybacked, challenges uint32
 	dupAcksIn, outOfOrder, poolDrops  uint32
 	softErrors, dsacks, spurious      uint32
-	tailProbes                        uint32
+	tailProbes, ceIn, eceIn           uint32
+	keepAlives                        uint32
+	blackHoles                        uint8
 }
 
 // Info is a snapshot of a connection for people and metrics.
@@ -28,6 +30,8 @@ type Info struct {
 	Cwnd, Ssthresh   int           // bytes
 	SndWnd, RcvWnd   int           // bytes, unscaled
 	InFlight         int           // sequence numbers sent and not acknowledged
+	RecvBuffer       int           // bytes that may be received and not read: grows with the speed of the connection
+	SendBuffer       int           // bytes that may be written and not acknowledged: likewise
 
 	BytesIn  uint64 // delivered in order to the receive buffer
 	BytesOut uint64 // accepted by Write
@@ -46,6 +50,13 @@ type Info struct {
 	DupAcksIn          uint64
 	OutOfOrderIn       uint64 // segments
 	PoolDropsIn        uint64 // segments dropped because the pool was at its bound
+
+	KeepAlivesOut uint64 // probes of an idle peer
+	BlackHoles    uint64 // times that the MSS was lowered because full-size segments vanished without a word
+
+	ECN   bool   // negotiated (RFC 3168)
+	CEIn  uint64 // segments that the network marked on their way to us
+	ECEIn uint64 // windows of ours with a marked segment, for which the sender slowed down
 
 	SoftErrors uint64        // ICMP errors that said why segments may not arrive
 	SoftError  wire.ICMPKind // the last of them; 0: none
@@ -71,11 +82,14 @@ func (c *Conn) Info() Info {
 		PureAcksOut: uint64(c.stats.pureAcks), PiggybackedAcksOut: uint64(c.stats.piggybacked),
 		ChallengeAcksOut: uint64(c.stats.challenges),
 		DupAcksIn:        uint64(c.stats.dupAcksIn), OutOfOrderIn: uint64(c.stats.outOfOrder),
-		PoolDropsIn: uint64(c.stats.poolDrops),
-		SoftErrors:  uint64(c.stats.softErrors), SoftError: c.softError,
+		PoolDropsIn:   uint64(c.stats.poolDrops),
+		KeepAlivesOut: uint64(c.stats.keepAlives), BlackHoles: uint64(c.stats.blackHoles),
+		ECN: c.has(flagECN), CEIn: uint64(c.stats.ceIn), ECEIn: uint64(c.stats.eceIn),
+		SoftErrors: uint64(c.stats.softErrors), SoftError: c.softError,
 	}
 	if c.cfg != nil {
 		i.RTO = c.rtt.rto(c.cfg, c.backoff)
+		i.RecvBuffer, i.SendBuffer = int(c.recvBound), c.sendBound()
 	}
 	return i
 }

@@ -60,10 +60,12 @@ func (c *Conn) input(s *wire.Segment, now Time) {
 		c.challenge(now)
 		return
 	}
+	c.heardFrom(now)
 	// RFC 7323, 5.3, R3.
 	if c.has(flagTimestamps) {
 		c.updateTSRecent(seq, s.TSVal, now)
 	}
+	c.inputCE(s)
 	c.inputAck(s, ack, now)
 	if c.state == StateClosed {
 		return

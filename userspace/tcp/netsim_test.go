@@ -255,9 +255,9 @@ func (c *Conn) invariants() error {
 		return fmt.Errorf("cwnd is %d, less than a segment of %d", c.cwnd.Cwnd, c.cwnd.MSS)
 	case c.outstanding() > 0 && c.rtxAt == Never && c.state != StateClosed:
 		return fmt.Errorf("%d octets are outstanding and no timer runs", c.outstanding())
-	case int(c.snd.size) > c.cfg.SendBuffer:
+	case int(c.snd.size) > max(c.cfg.SendBuffer, c.cfg.SendBufferMax):
 		return fmt.Errorf("send buffer holds %d of %d", c.snd.size, c.cfg.SendBuffer)
-	case int(c.rcv.ready) > max(c.cfg.RecvBuffer, 65535):
+	case int(c.rcv.ready) > max(int(c.recvBound), 65535):
 		return fmt.Errorf("receive buffer holds %d of %d", c.rcv.ready, c.cfg.RecvBuffer)
 	case c.rcv.ready == 0 && c.rcv.ooo == nil && c.rcv.head != nil:
 		return fmt.Errorf("an empty receive buffer holds chunks")

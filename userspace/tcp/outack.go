@@ -6,17 +6,29 @@ import "github.com/xdptcp/xdptcp/userspace/wire"
 
 // outputAck gives a pure acknowledgment, if one is worth a packet of its own and no data has gone that carried it.
 func (c *Conn) outputAck(s *wire.Segment, now Time) bool {
-	if !c.has(flagAckNow) && !c.windowUpdateDue() {
+	switch {
+	case c.has(flagAckNow) || c.windowUpdateDue():
+		c.header(s, c.sndNxt, now)
+		c.stats.pureAcks++
+	case c.has(flagKeepAlive):
+		// RFC 9293, 3.8.4, SHLD-12: no data, and a number that is acknowledged already, so the peer must answer. It need not
+		// take in what such a segment acknowledges, so that goes first.
+		if c.lastAckSent != c.rcvNxt {
+			c.set(flagAckNow)
+			return c.outputAck(s, now)
+		}
+		c.clear(flagKeepAlive)
+		c.header(s, c.sndNxt.Add(-1), now)
+		c.stats.keepAlives++
+	default:
 		return false
 	}
-	c.header(s, c.sndNxt, now)
-	c.stats.pureAcks++
 	return true
 }
 
 // freeWindow is the window that the receive buffer has room for, in whole units of the scaled field.
 func (c *Conn) freeWindow() uint32 {
-	free := uint32(c.cfg.RecvBuffer)
+	free := uint32(c.recvBound)
 	free -= min(free, uint32(c.rcv.ready))
 	return min(free>>c.rcvWScale, 65535) << c.rcvWScale
 }
@@ -31,7 +43,7 @@ func (c *Conn) windowUpdateDue() bool {
 	if free <= wnd || wnd > c.wndPeak/2 {
 		return false
 	}
-	return free-wnd >= min(uint32(c.cfg.RecvBuffer)/2, 2*uint32(c.mss))
+	return free-wnd >= min(uint32(c.recvBound)/2, 2*uint32(c.mss))
 }
 
 // advertise moves the window's right edge, if by enough (RFC 9293, 3.8.6.2.2), and gives the field for the header. The edge
@@ -39,7 +51,7 @@ func (c *Conn) windowUpdateDue() bool {
 // foresees: what was once promised is still accepted.
 func (c *Conn) advertise() uint16 {
 	wnd, free := c.rcvWnd(), c.freeWindow()
-	if free > wnd && free-wnd >= min(uint32(c.cfg.RecvBuffer)/2, uint32(c.mss)) {
+	if free > wnd && free-wnd >= min(uint32(c.recvBound)/2, uint32(c.mss)) {
 		c.rcvAdv = c.rcvNxt.Add(int(free))
 		wnd = free
 	}

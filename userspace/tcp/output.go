@@ -106,7 +106,7 @@ func (c *Conn) retransmit(s *wire.Segment, r *record, now Time) {
 	c.stats.retransmits++
 	// What SND.UNA waits for gets a whole RTO to be acknowledged (RFC 6675, 6).
 	if c.rtxAt == Never || r == f.first {
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+		c.startRTO(now)
 	}
 }
 
@@ -130,7 +130,7 @@ func (c *Conn) outputTailProbe(s *wire.Segment, now Time) {
 	f.tlp.out, f.tlp.endSeq = true, c.sndNxt
 	f.timerAt, f.timerTLP = Never, false
 	c.stats.tailProbes++
-	c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+	c.startRTO(now)
 }
 
 // outputNew gives a segment of new data, or the FIN, as far as window, cwnd and the silly window rules allow.
@@ -148,7 +148,8 @@ func (c *Conn) outputNew(s *wire.Segment, pipe, room int, now Time) bool {
 		c.clear(flagCwndLimited)
 		if c.outstanding() == 0 && c.rtxAt == Never {
 			c.set(flagPersist)
-			c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+			c.stalledAt = now
+			c.startRTO(now)
 		}
 		return false
 	}
@@ -185,11 +186,11 @@ func (c *Conn) outputProbe(s *wire.Segment, now Time) bool {
 	}
 	if usable := int(c.sndWnd); usable > 0 {
 		n := min(unsent, usable, c.maxSegment())
-		backoff, retries := c.backoff, c.retries
+		backoff, retries, stalledAt := c.backoff, c.retries, c.stalledAt
 		c.sendNew(s, n, c.finDue() && n == unsent && n < usable, now)
 		// Until it is acknowledged, this is still the same stall.
-		c.backoff, c.retries = backoff, retries
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+		c.backoff, c.retries, c.stalledAt = backoff, retries, stalledAt
+		c.startRTO(now)
 		return true
 	}
 	c.segment(s, c.sndNxt, min(unsent, 1), unsent == 0, now)
@@ -200,7 +201,11 @@ func (c *Conn) outputProbe(s *wire.Segment, now Time) bool {
 
 // sendNew gives n new bytes and moves SND.NXT.
 func (c *Conn) sendNew(s *wire.Segment, n int, fin bool, now Time) {
+	if c.outstanding() == 0 {
+		c.stalledAt = now
+	}
 	c.segment(s, c.sndNxt, n, fin, now)
+	c.outputECN(s)
 	if c.flight == nil {
 		c.flight = c.cfg.Pool.getScoreboard()
 		c.flight.rack.fack, c.flight.rttSeq = c.sndUna, c.sndUna
@@ -219,7 +224,7 @@ func (c *Conn) sendNew(s *wire.Segment, n int, fin bool, now Time) {
 		c.backoff, c.retries = 0, 0
 	}
 	if c.rtxAt == Never {
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff)) // RFC 6298, 5.1
+		c.startRTO(now) // RFC 6298, 5.1
 	}
 	c.scheduleProbe(now)
 	c.lastSendAt = now
@@ -247,6 +252,9 @@ func (c *Conn) header(s *wire.Segment, seq Seq, now Time) {
 	s.Seq = uint32(seq)
 	s.Ack = uint32(c.rcvNxt)
 	s.Flags = wire.ACK
+	if c.has(flagEchoCE) {
+		s.Flags |= wire.ECE
+	}
 	s.Window = c.advertise()
 	if c.has(flagTimestamps) {
 		s.Timestamps = true

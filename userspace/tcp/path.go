@@ -26,11 +26,14 @@ func (c *Conn) LowerMSS(mss int, now Time) bool {
 		mss -= 12
 	}
 	mss = max(mss, minMSS)
+	if c.trial == trialSmall {
+		c.otherMSS = min(c.otherMSS, int32(mss)) // it is known now which size is full
+	}
 	if c.state == StateClosed || mss >= int(c.mss) {
 		return false
 	}
-	c.mss = int32(mss)
-	c.cwnd.MSS = mss
+	c.trial = trialNone
+	c.setMSS(int32(mss))
 	if c.outstanding() == 0 {
 		return true
 	}
@@ -41,6 +44,6 @@ func (c *Conn) LowerMSS(mss int, now Time) bool {
 	c.cwnd.Ssthresh = max(c.cwnd.Ssthresh, c.cwnd.Cwnd)
 	c.congestion().OnIdle(&c.cwnd)
 	c.resend()
-	c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+	c.startRTO(now)
 	return true
 }

@@ -55,6 +55,9 @@ func (p *Pool) Trim(keep int) {
 // full reports whether get would refuse.
 func (p *Pool) full() bool { return p.limit > 0 && p.inUse >= p.limit }
 
+// pressed reports that memory is so short that no connection should be allowed more than it has.
+func (p *Pool) pressed() bool { return p.limit > 0 && p.inUse >= p.limit/4*3 }
+
 // get gives a chunk whose bytes are undefined, or nil at the bound.
 func (p *Pool) get() *chunk {
 	if p.full() {

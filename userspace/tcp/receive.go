@@ -95,6 +95,7 @@ func (c *Conn) store(seq Seq, data []byte, now Time) bool {
 	c.rcv.ready += int32(n)
 	c.rcvNxt = end
 	c.stats.bytesIn += uint64(n)
+	c.tuneRecvBuffer(now)
 	c.scheduleAck(now)
 	return true
 }

@@ -214,19 +214,22 @@ func (c *Conn) enterFastRecovery(d *delivery, now Time) {
 	c.scheduleProbe(now) // off
 }
 
-// congestionEvent reduces the congestion window for a sign of congestion that needs no recovery, once per window of data.
-func (c *Conn) congestionEvent(d *delivery, now Time) {
+// congestionEvent reduces the congestion window for a sign of congestion that needs no recovery, once per window of data: false
+// if that was done.
+func (c *Conn) congestionEvent(d *delivery, now Time) bool {
 	if c.recovery != recoveryNone || c.sndUna.Less(c.recover) {
-		return
+		return false
 	}
 	c.recover = c.sndNxt
 	c.reduce(c.outstanding()+d.acked, now)
+	return true
 }
 
 // reduce has the congestion control shrink the window. Limited transmit has sent more than a window (RFC 3042): that is no
 // reason to keep more of it.
 func (c *Conn) reduce(flight int, now Time) {
 	c.congestion().OnLoss(&c.cwnd, min(flight, c.cwnd.Cwnd), now)
+	c.tellReduction()
 }
 
 // enterLossRecovery is RFC 6298, 5.4 to 5.6, RFC 5681, 3.1, and RFC 8985, 6.3.
@@ -236,6 +239,7 @@ func (c *Conn) enterLossRecovery(now Time) {
 		c.beginUndo()
 	}
 	c.congestion().OnTimeout(&c.cwnd, c.outstanding(), c.retries > 1)
+	c.tellReduction()
 	if c.has(flagSACK) {
 		c.lostOnTimeout(now)
 	} else {

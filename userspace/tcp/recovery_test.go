@@ -36,7 +36,14 @@ func TestRTO(t *testing.T) {
 			if d := s.wait(); d != want {
 				t.Errorf("time-out %d after %v, want %v", i, d, want)
 			}
-			s.out(wire.ACK, 0, 0, 1000)
+			n := 1000
+			if i >= 2 { // the third tries a smaller size
+				n = 536
+			}
+			s.out(wire.ACK, 0, 0, n)
+			if g, ok := s.next(); ok && (n == 1000 || g.seq != n || g.PayloadLen != 1000-n) { // cwnd may have room for its rest
+				t.Errorf("then seq %d with %d bytes", g.seq, g.PayloadLen)
+			}
 			s.silent()
 		}
 		s.wait()

@@ -41,4 +41,6 @@ const (
 	Writable
 	// Closed: the connection is over; Err says why. Output may still hold a last RST.
 	Closed
+	// Delivered: all that was written, and the FIN, is acknowledged. Only after Linger asked for it.
+	Delivered
 )

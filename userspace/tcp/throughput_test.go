@@ -17,6 +17,7 @@ func oneWay(size int, change func(*simConfig)) simConfig {
 	}
 	for i := range 2 {
 		sc.cfg[i] = DefaultConfig()
+		sc.cfg[i].RecvBufferMax, sc.cfg[i].SendBufferMax = 0, 0 // their growth is autotune_test.go's subject
 		sc.link[i] = link{delay: 10 * time.Millisecond, bandwidth: 10_000_000, queue: 200_000}
 	}
 	if change != nil {

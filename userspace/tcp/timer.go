@@ -12,7 +12,7 @@ func (c *Conn) Deadline() Time {
 	if c.cfg == nil {
 		return Never
 	}
-	at := min(c.rtxAt, c.ackAt, c.stateAt, c.poolAt)
+	at := min(c.rtxAt, c.ackAt, c.stateAt, c.poolAt, c.keepAliveAt())
 	if c.flight != nil {
 		at = min(at, c.flight.timerAt)
 	}
@@ -41,6 +41,9 @@ func (c *Conn) Tick(now Time) Event {
 	if c.rtxAt <= now {
 		c.rtxTimeout(now)
 	}
+	if c.keepAliveAt() <= now {
+		c.keepAliveTimeout(now)
+	}
 	if c.stateAt <= now {
 		c.end(nil) // TIME-WAIT is over, or nobody waits in FIN-WAIT-2 any more
 	}
@@ -49,21 +52,18 @@ func (c *Conn) Tick(now Time) Event {
 
 // rtxTimeout is the time-out of a retransmission (RFC 6298, 5.4 to 5.7) or of the closed window's probe (RFC 9293, 3.8.6.1).
 func (c *Conn) rtxTimeout(now Time) {
-	limit := c.cfg.Retries
-	if c.has(flagOrphan) {
-		limit = min(limit, c.cfg.OrphanRetries)
-	}
-	if int(c.retries) >= limit {
+	if c.givesUp(now) {
 		c.end(ErrTimeout) // RFC 9293, 3.8.3, R2
 		return
 	}
-	c.retries++
+	c.retries = min(c.retries, 254) + 1
 	c.backoff = min(c.backoff+1, 60)
-	c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff))
+	c.startRTO(now)
 	if c.has(flagPersist) {
 		c.set(flagProbe)
 		return
 	}
 	c.stats.timeouts++
 	c.enterLossRecovery(now)
+	c.suspectSize()
 }

@@ -46,7 +46,7 @@ func (c *Conn) lossTimeout(now Time) {
 	if f.timerTLP {
 		f.timerTLP = false
 		f.tlp.due = true
-		c.rtxAt = now.Add(c.rtt.rto(c.cfg, c.backoff)) // RFC 8985, 7.3: after the probe, the RTO is waited for
+		c.startRTO(now) // RFC 8985, 7.3: after the probe, the RTO is waited for
 		return
 	}
 	c.detectByTime(now)

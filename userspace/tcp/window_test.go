@@ -300,7 +300,7 @@ func TestPersist(t *testing.T) {
 }
 
 func TestWriteIsCutShortAndWritableFollows(t *testing.T) {
-	s := newScript(t, func(_ *Handshake, cfg *Config) { cfg.SendBuffer = 8000 })
+	s := newScript(t, func(_ *Handshake, cfg *Config) { cfg.SendBuffer, cfg.SendBufferMax = 8000, 0 })
 	if n := s.c.Write(make([]byte, 10000)); n != 8000 {
 		t.Fatalf("took %d", n)
 	}
