@@ -83,7 +83,7 @@ type Conn struct {
 	retries       uint8 // time-outs in a row
 	reoWndMult    uint8 // by how many quarters of minRTT D-SACKs have made the reordering window wider
 	reoWndPersist uint8 // recoveries until that is forgotten
-	recover       Seq   // the last reduction of cwnd was for octets before it
+	recover       Seq   // where the last recovery ends or ended (RFC 6582; RFC 6675: RecoveryPoint)
 	cwnd          Window
 
 	cwrEnd Seq // an ECE counts again when more than this is acknowledged: ecn.go

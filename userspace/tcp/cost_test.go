@@ -27,6 +27,9 @@ func TestAnIdleConnectionIsSmall(t *testing.T) {
 	if n := s.cfg.Pool.InUse(); n != 0 {
 		t.Errorf("it holds %d chunks", n)
 	}
+	if s.c.flight != nil || s.c.rcv.ooo != nil {
+		t.Error("it holds a scoreboard, or what was out of order")
+	}
 	s.idle()
 }
 
@@ -82,6 +85,44 @@ func TestASegmentCostsNoAllocation(t *testing.T) {
 	}
 	if x.c.rcv.ooo != nil || x.c.Buffered() != 0 {
 		t.Error("the hole did not close")
+	}
+}
+
+func TestALossCostsNoAllocation(t *testing.T) {
+	x := newExchange()
+	x.in.PayloadLen, x.in.Payload = 0, nil
+	ack := func(n uint32, blocks ...wire.SACKBlock) {
+		x.now += Time(10 * time.Millisecond)
+		x.in.Ack = n
+		x.in.NSACK = copy(x.in.SACK[:], blocks)
+		x.c.Input(&x.in, x.now)
+		for x.c.Output(&x.out, x.now) {
+			x.c.CopyPayload(x.buf[:x.out.PayloadLen], &x.out)
+			x.in.TSEcr = x.out.TSVal
+		}
+	}
+	// The first and the fifth of eight are lost, and part of the sixth is SACKed before the rest of it.
+	una := x.in.Ack
+	lose := func() {
+		x.c.cwnd.Cwnd = 20_000
+		for range 8 {
+			x.c.Write(x.req[:1448])
+		}
+		ack(una)
+		at := func(n uint32) uint32 { return una + n*724 }
+		ack(una, wire.SACKBlock{Left: at(2), Right: at(8)}, wire.SACKBlock{Left: at(10), Right: at(11)})
+		ack(una, wire.SACKBlock{Left: at(2), Right: at(8)}, wire.SACKBlock{Left: at(10), Right: at(16)})
+		ack(at(8), wire.SACKBlock{Left: at(10), Right: at(16)})
+		ack(at(16))
+		una = at(16)
+	}
+	lose()
+	before := x.c.Retransmits()
+	if n := testing.AllocsPerRun(1000, lose); n != 0 {
+		t.Errorf("%v allocations for two losses", n)
+	}
+	if got := x.c.Retransmits() - before; got != 2*1001 || x.c.Unacked() != 0 {
+		t.Errorf("%d retransmissions, %d octets not acknowledged", got, x.c.Unacked())
 	}
 }
 

@@ -52,12 +52,12 @@ func TestFlowsShareABottleneckFairly(t *testing.T) {
 				// They begin one after the other, when the ones before have filled the path.
 				s.until(s.now.Add(300 * time.Millisecond))
 			}
-			s.until(s.now.Add(10 * time.Second)) // what was at the beginning is not what is asked
+			s.until(s.now.Add(8 * time.Second)) // what was at the beginning is not what is asked
 			before := make([]int, tt.flows)
 			for i, c := range clients {
 				before[i] = c.read
 			}
-			const measured = 30 * time.Second
+			const measured = 20 * time.Second
 			s.until(s.now.Add(measured))
 			shares := make([]int, tt.flows)
 			total := 0

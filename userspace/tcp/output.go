@@ -64,8 +64,10 @@ func (c *Conn) outputData(s *wire.Segment, now Time) bool {
 		}
 		if f.tlp.due {
 			f.tlp.due = false
-			c.outputTailProbe(s, now)
-			return true
+			if f.sackedOctets == 0 { // else its answer is here already
+				c.outputTailProbe(s, now)
+				return true
+			}
 		}
 	}
 	return c.outputNew(s, pipe, room, now)

@@ -229,6 +229,15 @@ func TestTailLossProbe(t *testing.T) {
 			t.Errorf("cwnd %d, %d D-SACKs", i.Cwnd, i.DSACKsIn)
 		}
 	})
+	t.Run("a SACK that comes just before it is its answer", func(t *testing.T) {
+		s := withRTT(t, 3)
+		s.wait()
+		s.in(wire.ACK, 0, 1000, "", 2000, 4000)
+		s.silent()
+		if got := s.c.Info().TailProbes; got != 0 {
+			t.Errorf("%d probes", got)
+		}
+	})
 	t.Run("without SACK there is none", func(t *testing.T) {
 		s := withRTT(t, 3, withoutSACK)
 		if d := s.wait(); d != 300*time.Millisecond || s.c.Info().Timeouts != 1 {

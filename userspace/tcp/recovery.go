@@ -206,7 +206,7 @@ func (c *Conn) enterFastRecovery(d *delivery, now Time) {
 	c.beginUndo()
 	c.beginReduction(d)
 	c.recovery = recoveryFast
-	if c.recover.LessEq(c.sndUna) { // else congestionEvent has reduced this window
+	if !c.flight.reducedBefore(c.sndUna) {
 		c.reduce(c.outstanding()+d.acked, now)
 	}
 	c.recover = c.sndNxt
@@ -217,10 +217,11 @@ func (c *Conn) enterFastRecovery(d *delivery, now Time) {
 // congestionEvent reduces the congestion window for a sign of congestion that needs no recovery, once per window of data: false
 // if that was done.
 func (c *Conn) congestionEvent(d *delivery, now Time) bool {
-	if c.recovery != recoveryNone || c.sndUna.Less(c.recover) {
+	f := c.flight
+	if f == nil || c.recovery != recoveryNone || f.reducedBefore(c.sndUna) {
 		return false
 	}
-	c.recover = c.sndNxt
+	f.reduced, f.reducedTo = true, c.sndNxt
 	c.reduce(c.outstanding()+d.acked, now)
 	return true
 }

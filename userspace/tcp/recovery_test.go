@@ -274,6 +274,17 @@ func TestFastRetransmitWithoutSACK(t *testing.T) {
 		}
 		s.silent()
 	})
+	t.Run("a loss in a window that has been reduced already is found, and no reason to reduce it again", func(t *testing.T) {
+		s := flown(t, 8, withoutSACK)
+		if !s.c.congestionEvent(&delivery{}, s.now) || s.c.congestionEvent(&delivery{}, s.now) {
+			t.Error("want one reduction for a window")
+		}
+		duplicates(s, 3, 0)
+		s.out(wire.ACK, 0, 0, 1000)
+		if got := s.c.Info().Ssthresh; got != 4000 {
+			t.Errorf("ssthresh %d, want half the flight", got)
+		}
+	})
 	t.Run("the first two let new data go (RFC 3042)", func(t *testing.T) {
 		s := flight(t, 10, withoutSACK)
 		s.write(3000)

@@ -57,6 +57,10 @@ type scoreboard struct {
 	undo undo
 	frto frtoState
 
+	// congestionEvent has reduced cwnd for what is before reducedTo.
+	reduced   bool
+	reducedTo Seq
+
 	next *scoreboard // in the pool
 }
 
@@ -67,14 +71,14 @@ func (p *Pool) getScoreboard() *scoreboard {
 		f = new(scoreboard)
 	}
 	p.freeScoreboards = f.next
-	// What counts records is zero since the last one has gone, and what has a flag of its own needs no more than that.
+	// What counts records is zero since the last one has gone. prr is set when recovery begins; of the rest, flags are enough.
 	f.dupAcks, f.dupBytes = 0, 0
 	f.timerAt, f.timerTLP = Never, false
 	f.rack.at, f.rack.rtt, f.rack.inRound = 0, 0, false
 	f.tlp = tailProbe{}
-	f.prr = prr{}
 	f.undo.active = false
 	f.frto = frtoOff
+	f.reduced = false
 	return f
 }
 
@@ -107,6 +111,9 @@ func (p *Pool) putRecord(r *record) {
 func (f *scoreboard) calm() bool {
 	return f.lostOctets|f.sackedOctets|f.dupBytes == 0 && !f.tlp.out && !f.undo.active
 }
+
+// reducedBefore reports whether congestionEvent has reduced cwnd for the window that begins at una.
+func (f *scoreboard) reducedBefore(una Seq) bool { return f.reduced && una.Less(f.reducedTo) }
 
 // crowded is the bound on records: on average one for each quarter of a segment's octets, besides the first 64. It takes an
 // application that writes byte by byte, or a peer that acknowledges so, to get there.

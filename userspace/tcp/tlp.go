@@ -26,6 +26,9 @@ func (c *Conn) scheduleProbe(now Time) {
 		}
 		return
 	}
+	if f.timerAt != Never && !f.timerTLP {
+		return // the reordering timer comes first
+	}
 	pto := c.cfg.InitialRTO
 	if c.rtt.srtt != 0 {
 		pto = 2*c.rtt.srtt + probeSlack

@@ -61,7 +61,7 @@ func (c *Conn) takeBack() {
 	if c.recovery == recoveryFast {
 		c.set(flagReordering) // what else
 	}
-	f.undo.active = false
+	f.undo.active, f.reduced = false, false
 	c.recover = c.sndUna.Add(-1)
 	c.stats.spurious++
 	c.backoff, c.retries = 0, 0
