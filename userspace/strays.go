@@ -116,40 +116,63 @@ func (o *owners) claims() (n int) {
 // maxStrays bounds the frames that wait for their shard; those beyond are lost as on a wire.
 const maxStrays = 1024
 
-// strays are frames that other shards have handed over.
+// strays are frames that other shards have handed over. There are two lists, so that one can be filled while the other is looked
+// at, and the memory of frames is used again: on veth, half of all frames may be strays.
 type strays struct {
-	mu   sync.Mutex // a leaf: nothing is locked under it
-	list []stray
+	mu    sync.Mutex // a leaf: nothing is locked under it
+	list  []stray
+	taken []stray // those that takeStrays gave last
 }
 
 type stray struct {
-	frame  []byte
-	record *bpf.Handshake // nil: there was none
+	frame     []byte
+	hasRecord bool
+	record    bpf.Handshake
 }
 
 // handOver gives a frame to the shard that has its flow. It is called with another shard's lock held.
-func (s *shard) handOver(frame []byte, record *bpf.Handshake) (ok bool) {
-	item := stray{frame: append([]byte(nil), frame...)}
-	if record != nil {
-		r := *record
-		item.record = &r
+func (s *shard) handOver(frame []byte, record *bpf.Handshake) bool {
+	st := &s.strays
+	st.mu.Lock()
+	n := len(st.list)
+	if n == maxStrays {
+		st.mu.Unlock()
+		return false
 	}
-	s.strays.mu.Lock()
-	if ok = len(s.strays.list) < maxStrays; ok {
-		s.strays.list = append(s.strays.list, item)
+	if n < cap(st.list) {
+		st.list = st.list[:n+1]
+	} else {
+		st.list = append(st.list, stray{})
 	}
-	first := len(s.strays.list) == 1
-	s.strays.mu.Unlock()
-	if first {
+	item := &st.list[n]
+	item.frame = append(item.frame[:0], frame...)
+	if item.hasRecord = record != nil; record != nil {
+		item.record = *record
+	}
+	st.mu.Unlock()
+	if n == 0 {
 		s.link.Wake()
 	}
-	return ok
+	return true
 }
 
+// takeStrays gives what was handed over. It is good until the next call.
 func (s *shard) takeStrays() []stray {
-	s.strays.mu.Lock()
-	defer s.strays.mu.Unlock()
-	list := s.strays.list
-	s.strays.list = nil
-	return list
+	st := &s.strays
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.list) == 0 {
+		return nil
+	}
+	st.list, st.taken = st.taken[:0], st.list
+	return st.taken
+}
+
+// trim leaves the memory of frames to the garbage collector, where there are none.
+func (st *strays) trim() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.list) == 0 {
+		st.list, st.taken = nil, nil
+	}
 }
