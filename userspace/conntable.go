@@ -12,7 +12,7 @@ import (
 )
 
 // A connTable finds a shard's connection by its flow. The map's key is a hash of it, since the flow itself is in the
-// connection: that takes 20 to 39 bytes for each where map[wire.Flow] would take 56 to 112, at the same speed.
+// connection: that takes 20 to 39 bytes for each where map[wire.Flow] would take 56 to 112, and costs some 5 ns more.
 type connTable struct {
 	hash     *flowHash
 	conns    map[uint64]*Conn

@@ -115,8 +115,9 @@ func (s *shard) turn() int {
 		s.input(s.link.Frame(d), s.takeRecord(d), now)
 	}
 	s.link.Recycle(s.descs[:n])
-	for _, stray := range s.takeStrays() {
-		s.input(stray.frame, stray.record, now)
+	strays := s.takeStrays()
+	for i := range strays {
+		s.inputStray(&strays[i], now)
 	}
 	work := maxDue
 	for c := s.timers.due(now, &work); c != nil; c = s.timers.due(now, &work) {
@@ -143,6 +144,7 @@ func (s *shard) turn() int {
 	}
 	if s.trimAt <= now {
 		s.tcp.Pool.TrimUnused()
+		s.strays.trim()
 		s.trimAt = now.Add(trimEvery)
 	}
 	s.flush()
@@ -220,6 +222,15 @@ func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 // isSYN reports whether a segment asks for a new connection, with nothing that contradicts it.
 func isSYN(s *wire.Segment) bool {
 	return s.Flags&(wire.SYN|wire.ACK|wire.RST|wire.FIN) == wire.SYN
+}
+
+// inputStray takes in a frame that another shard has handed over.
+func (s *shard) inputStray(item *stray, now tcp.Time) {
+	var record *bpf.Handshake
+	if item.hasRecord {
+		record = &item.record
+	}
+	s.input(item.frame, record, now)
 }
 
 // stray hands a frame to the shard that has its flow.

@@ -14,7 +14,8 @@ import (
 // owners says which one has a flow, and a frame that strays to another is handed to it. It is asked when a
 // flow is opened or forgotten, and of segments whose flow the shard does not have: not for others.
 //
-// Flows are known by their hash alone: if two have the same one, they have the same owner, and nobody minds.
+// Flows are known by 38 bits of their hash alone, for the memory's sake: if two have the same one, they have the same owner, and
+// the one whose frames come elsewhere is slower for it. Of a million flows, about four share theirs.
 type owners struct {
 	hash    *flowHash
 	shards  []*shard
@@ -26,12 +27,12 @@ const ownerStripes = 64
 
 type ownerStripe struct {
 	mu     sync.Mutex
-	owners map[uint64]owner // by the flow's hash; without pointers, so the garbage collector does not read it
+	owners map[uint32]owner // by the flow's hash; without pointers, so the garbage collector does not read it
 }
 
 type owner struct {
-	queue uint32 // of the shard
-	flows uint32 // with this hash that it has claimed: mostly one
+	queue uint16 // of the shard
+	flows uint16 // with this hash that it has claimed: mostly one
 }
 
 func newOwners(hash *flowHash, shards []*shard) owners {
@@ -39,18 +40,18 @@ func newOwners(hash *flowHash, shards []*shard) owners {
 	if len(shards) > 1 {
 		o.stripes = new([ownerStripes]ownerStripe)
 		for i := range o.stripes {
-			o.stripes[i].owners = make(map[uint64]owner)
+			o.stripes[i].owners = make(map[uint32]owner)
 		}
 	}
 	return o
 }
 
 // lock gives a flow's stripe with its lock held, and the flow's hash.
-func (o *owners) lock(f *wire.Flow) (*ownerStripe, uint64) {
+func (o *owners) lock(f *wire.Flow) (*ownerStripe, uint32) {
 	hash := o.hash.of(f)
 	stripe := &o.stripes[hash>>32%ownerStripes]
 	stripe.mu.Lock()
-	return stripe, hash
+	return stripe, uint32(hash)
 }
 
 // claim makes s the owner of a flow that it does not have, unless there is one already. It returns the owner. What s has
@@ -65,7 +66,7 @@ func (o *owners) claim(f *wire.Flow, s *shard) *shard {
 	if ok && o.shards[has.queue] != s {
 		return o.shards[has.queue]
 	}
-	stripe.owners[hash] = owner{uint32(s.queue), has.flows + 1}
+	stripe.owners[hash] = owner{uint16(s.queue), has.flows + 1}
 	return s
 }
 
@@ -115,40 +116,63 @@ func (o *owners) claims() (n int) {
 // maxStrays bounds the frames that wait for their shard; those beyond are lost as on a wire.
 const maxStrays = 1024
 
-// strays are frames that other shards have handed over.
+// strays are frames that other shards have handed over. There are two lists, so that one can be filled while the other is looked
+// at, and the memory of frames is used again: on veth, half of all frames may be strays.
 type strays struct {
-	mu   sync.Mutex // a leaf: nothing is locked under it
-	list []stray
+	mu    sync.Mutex // a leaf: nothing is locked under it
+	list  []stray
+	taken []stray // those that takeStrays gave last
 }
 
 type stray struct {
-	frame  []byte
-	record *bpf.Handshake // nil: there was none
+	frame     []byte
+	hasRecord bool
+	record    bpf.Handshake
 }
 
 // handOver gives a frame to the shard that has its flow. It is called with another shard's lock held.
-func (s *shard) handOver(frame []byte, record *bpf.Handshake) (ok bool) {
-	item := stray{frame: append([]byte(nil), frame...)}
-	if record != nil {
-		r := *record
-		item.record = &r
+func (s *shard) handOver(frame []byte, record *bpf.Handshake) bool {
+	st := &s.strays
+	st.mu.Lock()
+	n := len(st.list)
+	if n == maxStrays {
+		st.mu.Unlock()
+		return false
 	}
-	s.strays.mu.Lock()
-	if ok = len(s.strays.list) < maxStrays; ok {
-		s.strays.list = append(s.strays.list, item)
+	if n < cap(st.list) {
+		st.list = st.list[:n+1]
+	} else {
+		st.list = append(st.list, stray{})
 	}
-	first := len(s.strays.list) == 1
-	s.strays.mu.Unlock()
-	if first {
+	item := &st.list[n]
+	item.frame = append(item.frame[:0], frame...)
+	if item.hasRecord = record != nil; record != nil {
+		item.record = *record
+	}
+	st.mu.Unlock()
+	if n == 0 {
 		s.link.Wake()
 	}
-	return ok
+	return true
 }
 
+// takeStrays gives what was handed over. It is good until the next call.
 func (s *shard) takeStrays() []stray {
-	s.strays.mu.Lock()
-	defer s.strays.mu.Unlock()
-	list := s.strays.list
-	s.strays.list = nil
-	return list
+	st := &s.strays
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.list) == 0 {
+		return nil
+	}
+	st.list, st.taken = st.taken[:0], st.list
+	return st.taken
+}
+
+// trim leaves the memory of frames to the garbage collector, where there are none.
+func (st *strays) trim() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.list) == 0 {
+		st.list, st.taken = nil, nil
+	}
 }

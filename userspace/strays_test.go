@@ -5,6 +5,8 @@ package userspace
 import (
 	"sync"
 	"testing"
+
+	"github.com/xdptcp/xdptcp/bpf"
 )
 
 func TestFlowsThatShareAHashHaveTheSameOwner(t *testing.T) {
@@ -55,6 +57,45 @@ func TestAnEngineWithOneQueueKeepsNoOwners(t *testing.T) {
 		t.Error("it does")
 	}
 	o.release(&f)
+}
+
+func TestStraysComeAsTheyWereAndCostNoAllocation(t *testing.T) {
+	s := &shard{link: newMemLink()}
+	frames := [][]byte{[]byte("a longer frame"), []byte("short"), []byte("another one")}
+	record := &bpf.Handshake{Iss: 7}
+	round := func() {
+		for i, f := range frames {
+			r := record
+			if i == 1 {
+				r = nil
+			}
+			if !s.handOver(f, r) {
+				t.Fatal("a frame was not taken")
+			}
+		}
+		got := s.takeStrays()
+		if len(got) != len(frames) {
+			t.Fatalf("%d frames, want %d", len(got), len(frames))
+		}
+		for i := range got {
+			if string(got[i].frame) != string(frames[i]) || got[i].hasRecord != (i != 1) || i != 1 && got[i].record != *record {
+				t.Fatalf("frame %d came as %q, %v", i, got[i].frame, got[i].record)
+			}
+		}
+		frames[0], frames[1], frames[2] = frames[1], frames[2], frames[0]
+	}
+	round()
+	round()
+	round()
+	round()
+	round()
+	if n := testing.AllocsPerRun(100, round); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	s.strays.trim()
+	if s.strays.taken != nil {
+		t.Error("memory is kept that nobody needs")
+	}
 }
 
 // BenchmarkOwners opens and forgets flows from all CPUs at once.
