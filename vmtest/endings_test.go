@@ -24,7 +24,7 @@ func TestAClientsResetEndsItsConnectionAndNoOther(t *testing.T) {
 	for _, f := range families(l) {
 		t.Run(f.name, func(t *testing.T) {
 			before := d.scrape()
-			tap := record(t, l, outrun...)
+			tap := record(t, l)
 			client := httpClient(t, l, patience)
 
 			down := dial(t, l, f.addr(8080))

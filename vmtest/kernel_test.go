@@ -132,7 +132,7 @@ func TestAConnectionHandedToTheKernelIsLikeOneOfItsOwn(t *testing.T) {
 			plainEcho(t, l, ":9090")
 			d := attach(t, l, kernelService()...)
 			for _, f := range families(l) {
-				tap := record(t, l, outrun...)
+				tap := record(t, l)
 				ours, its := dial(t, l, f.addr(8080)), dial(t, l, f.addr(9090))
 				for _, c := range []net.Conn{ours, its} {
 					if err := echo(c, payload(1, 100_000)); err != nil {

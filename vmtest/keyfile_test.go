@@ -5,12 +5,14 @@ package vmtest
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/xdptcp/xdptcp/vmtest/lab"
 )
@@ -222,7 +224,7 @@ func TestAKeyFileIsFollowedAndNoKeyIsEverShown(t *testing.T) {
 	become(5, 1, 1, 1)
 	works(1, 80)
 	d.finish(late, "drop", "bad_cookie")
-	if err := echo(old, payload(9, 1000)); err != nil {
+	if err := errors.Join(old.SetDeadline(time.Now().Add(patience)), echo(old, payload(9, 1000))); err != nil {
 		t.Errorf("a connection older than all keys: %v", err)
 	}
 	if log := d.stderr.String(); strings.Count(log, "key file read") != 6 || strings.Count(log, "level=ERROR") != 1 || strings.Count(log, "timestamp key has changed") != 1 {

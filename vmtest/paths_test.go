@@ -42,7 +42,7 @@ func TestEveryKindOfPathCarriesTransfersBothWays(t *testing.T) {
 			}
 			partial := 0
 			for _, f := range families(l) {
-				tap := record(t, l, outrun...)
+				tap := record(t, l)
 				client := httpClient(t, l, patience)
 				if err := download(client, f, 3_000_000); err != nil {
 					t.Errorf("%s: %v", f.name, err)

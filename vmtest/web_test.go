@@ -71,7 +71,7 @@ func TestCurlSpeaksTLSAndHTTP2ToOurListener(t *testing.T) {
 	for i, version := range []string{"--http1.1", "--http2"} {
 		for _, f := range families(p.lab) {
 			t.Run(version+" "+f.name, func(t *testing.T) {
-				tap := record(t, p.lab, outrun...)
+				tap := record(t, p.lab)
 				host := netip.AddrPortFrom(f.server, 8080)
 				base := fmt.Sprintf("https://%s:%d", webtest.Host, host.Port())
 				resolve := fmt.Sprintf("%s:%d:%s", webtest.Host, host.Port(), host.Addr())
