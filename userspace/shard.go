@@ -5,6 +5,7 @@ package userspace
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -80,6 +81,8 @@ func (s *shard) loop() {
 		}
 		for s.turn() == batchSize {
 		}
+		// Who was woken runs now, on this thread, and not on another one that must be woken for it first.
+		runtime.Gosched()
 	}
 }
 
