@@ -51,6 +51,7 @@ type shard struct {
 	icmp   wire.ICMPError
 	record bpf.Handshake
 	out    wire.Segment
+	burst  burst
 	dirty  []*Conn // had input or a timer in this turn: output is due
 	wake   []*Conn // have goroutines to wake before the lock is released
 }
@@ -58,6 +59,9 @@ type shard struct {
 func newShard(e *Engine, queue int, link Link) *shard {
 	s := &shard{engine: e, queue: queue, link: link, tcp: *e.cfg.TCP, conns: make(map[wire.Flow]*Conn)}
 	s.tcp.Pool = tcp.NewPool(max(1, e.cfg.Memory/len(e.cfg.Links)/poolChunk))
+	if l, ok := link.(burstLink); ok && l.Burst() != nil {
+		s.burst.link = l
+	}
 	s.health.turned.Store(int64(e.clock.now()))
 	return s
 }
@@ -325,7 +329,7 @@ func (s *shard) output(c *Conn, now tcp.Time) {
 				break
 			}
 		}
-		if !c.tcp.Output(&s.out, now) {
+		if !s.collect(c, now) {
 			s.link.Free(d)
 			break
 		}

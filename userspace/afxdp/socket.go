@@ -36,6 +36,7 @@ type Socket struct {
 
 	counters counters
 	waiter   waiter
+	burst    burster
 
 	// open is held for reading by the methods that need no lock of the user's, while they use
 	// a file descriptor or a ring; Close holds it for writing while it takes those away.
@@ -56,7 +57,7 @@ func Open(cfg Config) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{fd: -1}
+	s := &Socket{fd: -1, burst: burster{fd: -1}}
 	s.waiter.fd = -1
 	if err := s.setup(cfg); err != nil {
 		s.release()
@@ -106,6 +107,11 @@ func (s *Socket) setup(cfg Config) (err error) {
 		return fail("getsockopt XDP_OPTIONS", err)
 	}
 	s.zero = opts&unix.XDP_OPTIONS_ZEROCOPY != 0
+	if !s.zero {
+		if err = s.burst.open(cfg.IfIndex); err != nil {
+			return fail("make the socket for bursts", err)
+		}
+	}
 	return nil
 }
 
@@ -213,6 +219,7 @@ func (s *Socket) release() error {
 		errs = append(errs, unix.Munmap(m))
 	}
 	s.maps = nil
+	errs = append(errs, s.burst.close())
 	if s.umem != nil {
 		errs = append(errs, s.umem.unmap())
 	}

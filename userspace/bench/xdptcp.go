@@ -59,4 +59,3 @@ func count(m map[string]uint64, prefix string, stats any) {
 		}
 	}
 }
-
