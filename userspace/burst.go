@@ -80,7 +80,6 @@ func (s *shard) sendBurst(c *Conn) {
 	}
 	n := b.segments
 	b.segments = 0
-	s.flush()
 	seg := b.first
 	seg.PayloadLen = b.payload
 	headers, at := c.template.MarshalHeaders(b.link.Burst(), &seg)

@@ -143,14 +143,18 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 		if n == len(b) {
 			return n, nil
 		}
+		if s.unsent {
+			s.unlock() // which flushes; then there may be room already
+			s.mu.Lock()
+			continue
+		}
 		c.canWrite.Wait()
 	}
 }
 
-// drive sends what there is to send, in the caller's own time slice. The lock is held.
+// drive has what there is to send go out in the caller's own time slice, when unlock is called.
 func (c *Conn) drive() {
 	c.shard.output(c, c.shard.engine.clock.now())
-	c.shard.flush()
 }
 
 // Close ends both directions. What was written is still delivered in the background.

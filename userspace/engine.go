@@ -17,7 +17,7 @@ import (
 )
 
 // A Link moves the frames of one queue. *afxdp.Socket is the one that matters; its comments are the
-// contract. All methods but Wait and Wake are called with the shard's lock held.
+// contract. All methods but Wait, Flush and Wake are called with the shard's lock held.
 type Link interface {
 	Receive([]afxdp.Desc) int
 	Frame(afxdp.Desc) []byte

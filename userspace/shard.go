@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xdptcp/xdptcp/bpf"
@@ -44,16 +45,19 @@ type shard struct {
 	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it. 0: it is awake.
 	sleepUntil tcp.Time
 	health     health
+	txErrors   atomic.Uint64 // failed flushes
 
 	// Reused for every batch, so that nothing is allocated per packet.
-	descs  [batchSize]afxdp.Desc
-	packet wire.Packet
-	icmp   wire.ICMPError
-	record bpf.Handshake
-	out    wire.Segment
-	burst  burst
-	dirty  []*Conn // had input or a timer in this turn: output is due
-	wake   []*Conn // have goroutines to wake before the lock is released
+	descs   [batchSize]afxdp.Desc
+	packet  wire.Packet
+	icmp    wire.ICMPError
+	record  bpf.Handshake
+	out     wire.Segment
+	sending [1]afxdp.Desc
+	burst   burst
+	dirty   []*Conn // had input or a timer in this turn: output is due
+	wake    []*Conn // have goroutines to wake before the lock is released
+	unsent  bool    // there are frames on the TX ring, to be flushed when the lock is released
 }
 
 func newShard(e *Engine, queue int, link Link) *shard {
@@ -142,20 +146,24 @@ func (s *shard) turn() int {
 	for c := s.waiting.expired(now); c != nil; c = s.waiting.expired(now) {
 		s.forget(c)
 	}
-	s.flush()
 	s.unlock()
 	return n
 }
 
-// unlock wakes the goroutines that have something to do, and releases the lock. They are woken last,
-// because woken earlier they would only run into the lock.
+// unlock wakes the goroutines that have something to do, releases the lock, and has what is on the TX ring sent. They are
+// woken late, because woken earlier they would only run into the lock. And it is sent without the lock, because that takes long.
 func (s *shard) unlock() {
 	for i, c := range s.wake {
 		s.wake[i] = nil
 		c.wakeUp()
 	}
 	s.wake = s.wake[:0]
+	unsent := s.unsent
+	s.unsent = false
 	s.mu.Unlock()
+	if unsent {
+		s.flush()
+	}
 }
 
 // input takes one frame in, with the handshake record that came with it (nil: none).
@@ -310,7 +318,7 @@ func (s *shard) markDirty(c *Conn) {
 	}
 }
 
-// output sends all that a connection has to send now. The caller flushes.
+// output puts all that a connection has to send now on the TX ring, or sends it in bursts; unlock flushes.
 func (s *shard) output(c *Conn, now tcp.Time) {
 	retransmits := c.tcp.Retransmits()
 	for {
@@ -418,12 +426,15 @@ func (s *shard) transmit(d afxdp.Desc, length int) {
 		s.stats.PureAcksOut++
 	}
 	d.Len = uint32(length)
-	s.link.Transmit([]afxdp.Desc{d})
+	s.sending[0] = d
+	s.link.Transmit(s.sending[:])
+	s.unsent = true
 }
 
+// flush needs no lock.
 func (s *shard) flush() {
 	if err := s.link.Flush(); err != nil {
-		s.stats.TxErrors++
+		s.txErrors.Add(1)
 		s.engine.log.Debug("transmit", "queue", s.queue, "err", err)
 	}
 }
@@ -500,7 +511,6 @@ func (s *shard) each(f func(*Conn, tcp.Time) bool) (n int) {
 		c.notify(tcp.Readable | tcp.Writable | tcp.Closed)
 		s.output(c, now)
 	}
-	s.flush()
 	return n
 }
 

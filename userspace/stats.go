@@ -89,6 +89,7 @@ func (e *Engine) Stats() (sum Stats) {
 	for _, s := range e.shards {
 		s.count(func(st *Stats) {
 			st.Open, st.Waiting = len(s.conns)-s.waiting.n, s.waiting.n
+			st.TxErrors = s.txErrors.Load()
 			st.BufferBytes, st.MemoryRefused = s.tcp.Pool.InUse()*poolChunk, s.tcp.Pool.Refused()
 			sum.add(st)
 		})

@@ -5,7 +5,6 @@ package afxdp
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,11 +79,14 @@ func (s *Socket) Burst() []byte {
 	return s.burst.buf[virtioHeader:]
 }
 
-// TransmitBurst sends what was written to Burst, at once; what is on the TX ring it overtakes, unless it was flushed before.
-// segments is how many it will be. After an error nothing of it was sent.
+// TransmitBurst sends what was written to Burst, behind what is on the TX ring. segments is how many it will be. After an
+// error nothing of it was sent; it is EAGAIN if the TX ring is not empty and would be overtaken.
 func (s *Socket) TransmitBurst(b Burst, segments int) error {
-	if s.closed.Load() {
-		return net.ErrClosed
+	if err := s.Flush(); err != nil {
+		return err
+	}
+	if s.flushing.taken() || s.tx.pending() > 0 {
+		return unix.EAGAIN
 	}
 	head := s.burst.buf[:virtioHeader]
 	head[0], head[1] = virtioNeedsCsum, virtioGSOTCPv4

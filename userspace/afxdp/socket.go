@@ -31,6 +31,9 @@ type Socket struct {
 	comp consumer[uint64]
 
 	rxHeld, txHeld int // chunks in the caller's hands
+	reapIn         int // Allocs until the next look at the completion ring
+
+	flushing turnstile // to kick
 
 	maps [][]byte // the four rings' mappings, to be unmapped
 
