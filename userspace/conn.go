@@ -70,6 +70,7 @@ func (c *Conn) notify(ev tcp.Event) {
 func (c *Conn) wakeUp() {
 	if c.woken&(tcp.Readable|tcp.Closed) != 0 {
 		c.canRead.Broadcast()
+		c.shard.recall(c)
 	}
 	if c.woken&(tcp.Writable|tcp.Closed) != 0 {
 		c.canWrite.Broadcast()
@@ -112,7 +113,11 @@ func (c *Conn) Read(b []byte) (int, error) {
 			}
 			return 0, io.EOF
 		}
-		c.canRead.Wait()
+		if s.mayPoll(c) {
+			s.poll(c)
+		} else {
+			c.canRead.Wait()
+		}
 	}
 }
 
@@ -240,6 +245,8 @@ func (d *deadline) stop() {
 	}
 }
 
+func (d *deadline) isSet() bool { return d.timer != nil || d.expired }
+
 // SetDeadline sets both deadlines; the zero time means none.
 func (c *Conn) SetDeadline(t time.Time) error {
 	if err := c.SetReadDeadline(t); err != nil {
@@ -265,6 +272,7 @@ func (c *Conn) setDeadline(d *deadline, cond *sync.Cond, t time.Time) error {
 		return c.opError("set", net.ErrClosed)
 	}
 	d.stop()
+	c.shard.recall(c)
 	if t.IsZero() {
 		return nil
 	}

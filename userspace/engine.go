@@ -171,13 +171,23 @@ func (e *Engine) Close(grace time.Duration) {
 		close(e.stop)
 		for _, s := range e.shards {
 			s.abortConns()
-			s.link.Wake()
+			s.recallLoop()
 		}
 		e.loops.Wait()
 		for _, s := range e.shards {
 			s.forgetAll()
 		}
 	})
+}
+
+// stopping reports whether Close is past the grace.
+func (e *Engine) stopping() bool {
+	select {
+	case <-e.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // sweepEvery is how often flows that the engine doesn't know are looked for. One that is unknown

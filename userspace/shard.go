@@ -57,7 +57,8 @@ type shard struct {
 	burst   burst
 	dirty   []*Conn // had input or a timer in this turn: output is due
 	wake    []*Conn // have goroutines to wake before the lock is released
-	unsent  bool    // there are frames on the TX ring, to be flushed when the lock is released
+	polling polling
+	unsent  bool // there are frames on the TX ring, to be flushed when the lock is released
 }
 
 func newShard(e *Engine, queue int, link Link) *shard {
@@ -66,6 +67,7 @@ func newShard(e *Engine, queue int, link Link) *shard {
 	if l, ok := link.(burstLink); ok && l.Burst() != nil {
 		s.burst.link = l
 	}
+	s.polling.call.L = &s.mu
 	s.health.turned.Store(int64(e.clock.now()))
 	return s
 }
@@ -74,18 +76,17 @@ func newShard(e *Engine, queue int, link Link) *shard {
 func (s *shard) loop() {
 	defer s.engine.loops.Done()
 	for {
-		s.mu.Lock()
-		timeout := s.timeout()
-		s.mu.Unlock()
+		timeout := s.standBy()
+		if s.engine.stopping() {
+			return
+		}
 		if _, err := s.link.Wait(timeout); err != nil {
 			s.abortConns()
 			s.engine.lost <- fmt.Errorf("queue %d is lost: %w", s.queue, err)
 			return
 		}
-		select {
-		case <-s.engine.stop:
+		if s.engine.stopping() {
 			return
-		default:
 		}
 		for s.turn() == batchSize {
 		}
@@ -115,7 +116,14 @@ func (s *shard) timeout() time.Duration {
 // turn processes one batch of frames and what is due, and returns how many frames there were.
 func (s *shard) turn() int {
 	s.mu.Lock()
+	defer s.unlock()
+	return s.takeTurn()
+}
+
+// takeTurn is turn for who holds the lock, and calls unlock.
+func (s *shard) takeTurn() int {
 	s.sleepUntil = 0 // awake: nobody needs to wake the loop for an earlier timer
+	s.polling.busy, s.polling.reader = false, nil
 	now := s.engine.clock.now()
 	s.health.turned.Store(int64(now))
 	n := s.link.Receive(s.descs[:])
@@ -137,6 +145,7 @@ func (s *shard) turn() int {
 			s.markDirty(c)
 		}
 	}
+	s.polling.noteTurn(s.dirty)
 	for i, c := range s.dirty {
 		c.dirty = false
 		s.dirty[i] = nil
@@ -146,7 +155,6 @@ func (s *shard) turn() int {
 	for c := s.waiting.expired(now); c != nil; c = s.waiting.expired(now) {
 		s.forget(c)
 	}
-	s.unlock()
 	return n
 }
 
