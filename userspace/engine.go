@@ -41,6 +41,11 @@ type FlowTable interface {
 	Keys() *bpf.CookieKeys
 }
 
+// A batchDeleter is a FlowTable that forgets many flows at the cost of one.
+type batchDeleter interface {
+	DeleteAll([]wire.Flow) error
+}
+
 // Config tells New what to run.
 type Config struct {
 	Links []Link    // one per queue, in the order of the queues

@@ -144,3 +144,33 @@ func BenchmarkRequestThroughTheEngine(b *testing.B) {
 		r.exchange(b, 40, 129)
 	}
 }
+
+// A batchFlows is a FlowTable that counts its batches.
+type batchFlows struct {
+	memFlows
+	batches []int
+}
+
+func (b *batchFlows) DeleteAll(flows []wire.Flow) error {
+	b.batches = append(b.batches, len(flows))
+	for _, f := range flows {
+		if err := b.Delete(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestTheFlowsOfManyConnectionsAreDeletedTogether(t *testing.T) {
+	p := newPeer(t, 0)
+	table := &batchFlows{memFlows: memFlows{flows: p.flows.flows}}
+	p.engine.cfg.Flows = table
+	for port := range uint16(3) {
+		p.from(40000 + port)
+		p.connect()
+	}
+	p.engine.Close(0)
+	if len(table.batches) != 1 || table.batches[0] != 3 || len(table.flows) != 0 {
+		t.Errorf("batches of %v, and %d flows are left", table.batches, len(table.flows))
+	}
+}

@@ -55,8 +55,9 @@ type shard struct {
 	out     wire.Segment
 	sending [1]afxdp.Desc
 	burst   burst
-	dirty   []*Conn // had input or a timer in this turn: output is due
-	wake    []*Conn // have goroutines to wake before the lock is released
+	gone    []wire.Flow // of dropped connections, to be deleted from XDP's table
+	dirty   []*Conn     // had input or a timer in this turn: output is due
+	wake    []*Conn     // have goroutines to wake before the lock is released
 	polling polling
 	unsent  bool // there are frames on the TX ring, to be flushed when the lock is released
 }
@@ -152,9 +153,7 @@ func (s *shard) takeTurn() int {
 		s.output(c, now)
 	}
 	s.dirty = s.dirty[:0]
-	for c := s.waiting.expired(now); c != nil; c = s.waiting.expired(now) {
-		s.forget(c)
-	}
+	s.expire(now)
 	return n
 }
 
@@ -395,16 +394,53 @@ func (s *shard) leave(c *Conn, now tcp.Time) {
 	}
 }
 
-// forget drops all that the shard has of a connection, and XDP's flow with it.
-func (s *shard) forget(c *Conn) {
-	if s.conns[c.flow] != c {
+// expireBatch is how many connections the queue of those that are over may be beyond its bound, so that they go together.
+const expireBatch = 64
+
+// expire forgets the connections that have waited for long enough, or are too many.
+func (s *shard) expire(now tcp.Time) {
+	if w := s.waiting.head; w == nil || w.waitingUntil > now && s.waiting.n < maxWaiting+expireBatch {
 		return
 	}
+	for c := s.waiting.expired(now); c != nil; c = s.waiting.expired(now) {
+		s.drop(c)
+		s.gone = append(s.gone, c.flow)
+	}
+	s.deleteGone()
+}
+
+// forget drops all that the shard has of a connection, and XDP's flow with it.
+func (s *shard) forget(c *Conn) {
+	if s.conns[c.flow] == c {
+		s.drop(c)
+		s.gone = append(s.gone, c.flow)
+		s.deleteGone()
+	}
+}
+
+// drop is forget without the flow.
+func (s *shard) drop(c *Conn) {
 	s.waiting.remove(c)
 	s.timers.remove(c)
 	delete(s.conns, c.flow)
-	s.deleteFlow(c.flow)
-	s.engine.owners.release(c.flow) // last: whoever claims the flow now must find XDP's table clean
+}
+
+// deleteGone deletes the flows of dropped connections. It is called before the next frame is looked at: a flow that was opened
+// anew must not be deleted for the old one's sake. They are released last: whoever claims one then must find XDP's table clean.
+func (s *shard) deleteGone() {
+	if table, ok := s.engine.cfg.Flows.(batchDeleter); ok && len(s.gone) > 1 {
+		if err := table.DeleteAll(s.gone); err != nil {
+			s.engine.log.Warn("flows not deleted from XDP's table", "flows", len(s.gone), "err", err)
+		}
+	} else {
+		for _, f := range s.gone {
+			s.deleteFlow(f)
+		}
+	}
+	for _, f := range s.gone {
+		s.engine.owners.release(f)
+	}
+	s.gone = s.gone[:0]
 }
 
 func (s *shard) deleteFlow(f wire.Flow) {
@@ -527,6 +563,10 @@ func (s *shard) forgetAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
-		s.forget(c)
+		s.drop(c)
+		if s.gone = append(s.gone, c.flow); len(s.gone) >= 1024 {
+			s.deleteGone()
+		}
 	}
+	s.deleteGone()
 }
