@@ -64,13 +64,16 @@ e2e: ## end-to-end tests in network namespaces, with the race detector
 kernels: ## packet tests on Debian's 6.1 and 6.12 kernels, in QEMU
 	@vmtest/kernels.sh
 
+# The BPF object of xdp_synproxy, which the benchmarks compare with; RIVAL= for none.
+RIVAL = $$(vmtest/rivals.sh)
+
 .PHONY: bench
-bench: ## nanoseconds per packet of the XDP program, net of the harness
-	$(GO) test -run '^$$' -bench '^BenchmarkXDP$$' ./bpf
+bench: ## nanoseconds per packet, net of the harness: the XDP program, and beside it xdp_synproxy's (RIVAL= without)
+	rival="$(RIVAL)" && $(GO) test -run '^$$' -bench '^BenchmarkXDP$$' ./bpf $${rival:+-args -rival "$$rival"}
 
 .PHONY: bench-flood
-bench-flood: build ## a SYN flood, live in a lab: answers, and honest clients beside it (as root)
-	./bin/xdptcp bench flood --rival kernel
+bench-flood: build ## a SYN flood, live in a lab: answers, and honest clients beside it (as root; RIVAL= without SYNPROXYs)
+	rival="$(RIVAL)" && ./bin/xdptcp bench flood --rival kernel $${rival:+--rival synproxy --rival "xdp_synproxy=$$rival"}
 
 .PHONY: bench-engine
 bench-engine: ## the engine beside gVisor's netstack and the kernel, over veth (as root, three minutes); ARGS=-help

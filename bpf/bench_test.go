@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -26,37 +27,46 @@ import (
 //
 // ack_open inserts a flow with every packet: its pool is larger, a round takes every packet of it
 // once, and the flows are deleted before the next, outside of what is measured.
+//
+// With -args -rival FILE each row that has a counterpart there is followed by one of the kernel's selftest
+// xdp_synproxy on packets alike: rival_test.go.
 func BenchmarkXDP(b *testing.B) {
 	needRoot(b)
 	const pool, openPool = 1024, 1 << 14
-	k := testKeys()
-	open := func(s segment) segment {
-		o := Offer{MSS: 1460, WScale: 7, SACK: true, Timestamps: true, Remote: s.src, Local: s.dst}
-		iss, tsval, _ := MakeCookie(k, o, s.seq, ticks())
-		return answer(packet{segment: segment{src: s.dst, dst: s.src, to: clientMAC, from: serverMAC, seq: iss}, tsval: tsval}, s.seq+1)
-	}
-	established := func(s segment) segment {
-		s = open(s)
+	same := func(syn segment, _ handshake) segment { return syn }
+	open := func(syn segment, shake handshake) segment { return shake(syn) }
+	established := func(syn segment, shake handshake) segment {
+		s := shake(syn)
 		s.ack += 1000
 		s.flags |= psh
 		s.payload = make([]byte, 32)
 		return s
 	}
-	for _, c := range []benchmark{
-		{"syn", pool, func(s segment) segment { return s }, TxSynAck},
-		{"ack_open", openPool, open, RedirectOpened},
-		{"ack_forged", pool, func(s segment) segment { s = open(s); s.ack ^= 1 << 20; return s }, DropBadCookie},
-		{"data", pool, established, RedirectSegment},
-	} {
-		b.Run(c.name+"4", func(b *testing.B) { c.run(b, families[0]) })
-		b.Run(c.name+"6", func(b *testing.B) { c.run(b, families[1]) })
-	}
-	unrelated := benchmark{"unrelated", pool, func(s segment) segment {
-		s = established(s)
+	other := func(syn segment, shake handshake) segment {
+		s := established(syn, shake)
 		s.dst = netip.AddrPortFrom(s.dst.Addr(), 80)
 		return s
-	}, PassNoService}
-	b.Run(unrelated.name, func(b *testing.B) { unrelated.run(b, families[0]) })
+	}
+	for _, c := range []benchmark{
+		{name: "syn", pool: pool, packet: same, reason: TxSynAck, rival: xdpTx},
+		{name: "ack_open", pool: openPool, packet: open, reason: RedirectOpened, rival: xdpPass},
+		{name: "ack_forged", pool: pool, packet: func(syn segment, shake handshake) segment {
+			s := shake(syn)
+			s.ack ^= 1 << 20
+			return s
+		}, reason: DropBadCookie, rival: xdpDrop},
+		{name: "data", pool: pool, packet: established, reason: RedirectSegment},
+		{name: "unrelated", pool: pool, packet: other, reason: PassNoService},
+		{name: "unrelated_udp", pool: pool, packet: other, edit: toUDP, reason: PassNotTCP, rival: xdpPass},
+	} {
+		for i, f := range families {
+			name := c.name + []string{"4", "6"}[i]
+			b.Run(name, func(b *testing.B) { c.run(b, f) })
+			if *rivalObject != "" && c.rival != xdpAborted {
+				b.Run(name+"/xdp_synproxy", func(b *testing.B) { c.runRival(b, f) })
+			}
+		}
+	}
 	b.Run("siphash24_16", benchmarkSipHash)
 }
 
@@ -64,8 +74,50 @@ func BenchmarkXDP(b *testing.B) {
 type benchmark struct {
 	name   string
 	pool   int
-	packet func(syn segment) segment // from a SYN of the Linux layout
+	packet func(syn segment, shake handshake) segment // from a SYN of the Linux layout
+	edit   func(frame []byte)                         // its frame; may be nil
 	reason Reason
+	rival  uint32 // xdp_synproxy's verdict; xdpAborted: it has nothing alike
+}
+
+// A handshake gets a SYN answered, and returns the ACK that completes it.
+type handshake func(syn segment) segment
+
+// ourHandshake uses the cookie's Go twin.
+func ourHandshake(s segment) segment {
+	o := Offer{MSS: 1460, WScale: 7, SACK: true, Timestamps: true, Remote: s.src, Local: s.dst}
+	iss, tsval, _ := MakeCookie(testKeys(), o, s.seq, ticks())
+	a := answer(packet{segment: segment{src: s.dst, dst: s.src, to: clientMAC, from: serverMAC, seq: iss}, tsval: tsval}, s.seq+1)
+	a.fragment = dontFragment // as Linux clients do
+	return a
+}
+
+// packets are n packets, and their frames.
+func (c benchmark) packets(f family, n int, shake handshake) (segments []segment, frames [][]byte) {
+	r := random(4)
+	for i := range n {
+		s := f.syn(linuxOptions(1460, 7))
+		s.src = netip.AddrPortFrom(randomAddr(r, s.src.Addr()), uint16(1024+i))
+		s.seq = r.Uint32()
+		s = c.packet(s, shake)
+		frame := s.frame()
+		if c.edit != nil {
+			c.edit(frame)
+		}
+		segments = append(segments, s)
+		frames = append(frames, frame)
+	}
+	return segments, frames
+}
+
+// toUDP makes a frame say that it is UDP.
+func toUDP(frame []byte) {
+	if ip := frame[ethLen:]; ip[0]>>4 == 4 {
+		ip[9] = unix.IPPROTO_UDP
+		setIP4Checksum(ip)
+	} else {
+		ip[6] = unix.IPPROTO_UDP
+	}
 }
 
 func (c benchmark) run(b *testing.B, f family) {
@@ -73,17 +125,7 @@ func (c benchmark) run(b *testing.B, f family) {
 		s.Maps["flows4"].MaxEntries, s.Maps["flows6"].MaxEntries = 1<<16, 1<<16
 		must(b, s.Variables["cfg_reply_cap"].Set(uint32(1<<30))) // never reached, but counted
 	}})
-	r := random(4)
-	var frames [][]byte
-	var segments []segment
-	for i := range c.pool {
-		s := f.syn(linuxOptions(1460, 7))
-		s.src = netip.AddrPortFrom(randomAddr(r, s.src.Addr()), uint16(1024+i))
-		s.seq = r.Uint32()
-		s = c.packet(s)
-		segments = append(segments, s)
-		frames = append(frames, s.frame())
-	}
+	segments, frames := c.packets(f, c.pool, ourHandshake)
 	if c.reason == RedirectSegment {
 		for _, s := range segments {
 			key, table := p.flowKey(s.src, s.dst)
@@ -98,6 +140,10 @@ func (c benchmark) run(b *testing.B, f family) {
 
 	var before [ReasonCount]uint64
 	h := newHarness(b, frames)
+	h.again = func() [][]byte {
+		_, frames := c.packets(f, c.pool, ourHandshake)
+		return frames
+	}
 	h.prepare = func() {
 		if c.reason == RedirectOpened {
 			p.deleteFlows(segments)
@@ -175,8 +221,13 @@ type harness struct {
 	benchObjects
 	b              *testing.B
 	input          []byte
-	prepare, check func() // before and after the program's part of a round
+	filled         time.Time       // the pool
+	again          func() [][]byte // makes its frames anew, if they have cookies, which age; may be nil
+	prepare, check func()          // before and after the program's part of a round
 }
+
+// fresh is how long cookies are used, of those who give a client a minute to answer.
+const fresh = 30 * time.Second
 
 func newHarness(b *testing.B, frames [][]byte) *harness {
 	b.Helper()
@@ -188,15 +239,22 @@ func newHarness(b *testing.B, frames [][]byte) *harness {
 	h := &harness{b: b, input: frames[0], prepare: func() {}}
 	must(b, spec.LoadAndAssign(&h.benchObjects, nil))
 	b.Cleanup(func() { h.Close() })
+	h.fill(frames)
+	return h
+}
+
+// fill fills the pool.
+func (h *harness) fill(frames [][]byte) {
+	h.b.Helper()
 	for i, f := range frames {
 		var slot benchFrame
-		if len(f) != len(frames[0]) || len(f)%2 != 0 {
-			b.Fatalf("frame %d has %d bytes, the first one %d", i, len(f), len(frames[0]))
+		if len(f) != len(h.input) || len(f)%2 != 0 {
+			h.b.Fatalf("frame %d has %d bytes, the first one %d", i, len(f), len(h.input))
 		}
-		must(b, binary.Read(bytes.NewReader(slices.Concat(f, make([]byte, 128-len(f)))), binary.NativeEndian, &slot.Word))
-		must(b, h.Pool.Put(uint32(i), &slot))
+		must(h.b, binary.Read(bytes.NewReader(slices.Concat(f, make([]byte, 128-len(f)))), binary.NativeEndian, &slot.Word))
+		must(h.b, h.Pool.Put(uint32(i), &slot))
 	}
-	return h
+	h.filled = time.Now()
 }
 
 // measure reports the time of a program per packet.
@@ -221,9 +279,13 @@ func (h *harness) round(program *ebpf.Program, repeat int) float64 {
 	h.b.Helper()
 	start := func() {
 		must(h.b, h.NextFrame.Set(uint32(0)))
-		if program != h.Empty {
-			h.prepare()
+		if program == h.Empty {
+			return
 		}
+		if h.again != nil && time.Since(h.filled) > fresh {
+			h.fill(h.again())
+		}
+		h.prepare()
 	}
 	must(h.b, h.Target.Put(uint32(0), program))
 	start()

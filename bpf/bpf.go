@@ -63,6 +63,7 @@ const (
 	HandshakeWScale     = uint8(objectHandshakeFlagsHS_WSCALE)
 	HandshakeSACK       = uint8(objectHandshakeFlagsHS_SACK)
 	HandshakeTimestamps = uint8(objectHandshakeFlagsHS_TIMESTAMPS)
+	HandshakeECN        = uint8(objectHandshakeFlagsHS_ECN)
 )
 
 // What a prefix of the lists says: values of lists4 and lists6.

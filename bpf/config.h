@@ -19,7 +19,7 @@ const volatile __u64 cfg_kernel;
 /* What SYN/ACKs for these offer: the window scale that the kernel would choose, and of the options
  * HS_* those that its sysctls allow. */
 const volatile __u8 cfg_kernel_wscale = 7;
-const volatile __u8 cfg_kernel_options = HS_WSCALE | HS_SACK | HS_TIMESTAMPS;
+const volatile __u8 cfg_kernel_options = HS_WSCALE | HS_SACK | HS_TIMESTAMPS | HS_ECN;
 /* Services that need no daemon once attached: the lease doesn't count for them. */
 const volatile __u64 cfg_outlive;
 /* Kernel services whose SYNs are answered only while they are many (limits.h). */

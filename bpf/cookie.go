@@ -17,8 +17,10 @@ const (
 
 const (
 	keyGenerations = 4
-	tsOptionBits   = 2
-	tsOptionMask   = 1<<tsOptionBits - 1
+	tsWScaleBits   = 2
+	tsWScaleMask   = 1<<tsWScaleBits - 1
+	tsECN          = 1 << tsWScaleBits
+	tsOptionMask   = tsECN | tsWScaleMask
 )
 
 var mssClasses = [8]uint16{64, 536, 1220, 1360, 1400, 1440, 1460, 8960}
@@ -29,13 +31,14 @@ type Offer struct {
 	WScale        int8 // -1: not offered
 	SACK          bool
 	Timestamps    bool
+	ECN           bool
 	TSVal, TSEcr  uint32
 	Remote, Local netip.AddrPort
 }
 
 // MakeCookie is the twin of cookie_make in cookie.h: the ISN and TSval that answer a SYN with
 // sequence number irs at tick now (CLOCK_MONOTONIC ns >> TickShift). The offer comes back as it is
-// granted: without timestamps, small window scales are not; with strict keys neither scale nor SACK is.
+// granted: without timestamps, ECN and small window scales are not; with strict keys neither scale nor SACK is.
 func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, granted Offer) {
 	generation := k.Current & (keyGenerations - 1)
 	peer := cookiePeer(k, o.Remote, o.Local)
@@ -50,13 +53,17 @@ func MakeCookie(k *CookieKeys, o Offer, irs, now uint32) (iss, tsval uint32, gra
 	if o.Timestamps {
 		scale := uint32(o.WScale + 1)
 		now += uint32(k.Clock)
-		ticks := now&^tsOptionMask | scale&tsOptionMask
+		ticks := now&^tsOptionMask | scale&tsWScaleMask
+		if o.ECN {
+			ticks |= tsECN
+		}
 		if int32(ticks-now) > 0 {
 			ticks -= tsOptionMask + 1
 		}
 		tsval = uint32(peer) + ticks
-		opts |= scale >> tsOptionBits << 1
+		opts |= scale >> tsWScaleBits << 1
 	} else {
+		o.ECN = false
 		class := wscaleClass(o.WScale)
 		if class == 0 {
 			o.WScale = -1
@@ -108,7 +115,10 @@ func CheckCookie(k *CookieKeys, o Offer, iss, irs, now uint32) (Handshake, Reaso
 	}
 	h.RttTicks = uint32(age)
 	h.Flags |= HandshakeTimestamps
-	if scale = scale<<tsOptionBits | sent&tsOptionMask; scale > 0 {
+	if sent&tsECN != 0 {
+		h.Flags |= HandshakeECN
+	}
+	if scale = scale<<tsWScaleBits | sent&tsWScaleMask; scale > 0 {
 		h.Flags |= HandshakeWScale
 		h.SndWscale = uint8(scale - 1)
 	}

@@ -10,10 +10,10 @@
  *
  *  opts:             5..3 class of the MSS, 2..1 window scale (see below), 0 SACK permitted
  *  TSval, 32 bits:   offset + now, where now counts ticks of 2^20 ns (1.05 ms), or milliseconds
- *                    where the kernel goes on with them, and its two lowest bits are replaced by
- *                    the low bits of the window scale, never ahead of now. Hosts that share their
- *                    keys must agree on the time too: they count from the epoch (keys.clock)
- *                    instead of from their boot.
+ *                    where the kernel goes on with them, and its three lowest bits are replaced by
+ *                    ECN and the two low bits of the window scale, never ahead of now. Hosts that
+ *                    share their keys must agree on the time too: they count from the epoch
+ *                    (keys.clock) instead of from their boot.
  *
  * peer: SipHash-1-3 over addresses and ports, 64 bits, under a key that never rotates. Its low half
  * is the offset. That must not depend on the client's ISN nor on the generation: a client that
@@ -32,7 +32,7 @@
  * What a forged connection costs, in expected ACKs, when addresses are spoofed:
  *   without timestamps  2^24                    (the MAC; the generation is known or tried thrice)
  *   with timestamps     2^24 * 2^32/2^16 = 2^40 (MAC, and a TSecr that decodes to the last 2^16
- *                                                ticks; all values of its two option bits count)
+ *                                                ticks; all values of its option bits count)
  *   A forger is free to choose the cheaper one, whatever the service's clients use. Strict cookies
  *   make that one dearer, 2^27: without timestamps, window scale and SACK are given up, and their
  *   bits must come back as zeros.
@@ -58,8 +58,10 @@ struct {
 } keys SEC(".maps");
 
 #define TICK_SHIFT	  20 /* ns to ticks */
-#define TS_OPTION_BITS	  2
-#define TS_OPTION_MASK	  ((1 << TS_OPTION_BITS) - 1)
+#define TS_WSCALE_BITS	  2
+#define TS_WSCALE_MASK	  ((1 << TS_WSCALE_BITS) - 1)
+#define TS_ECN		  (1 << TS_WSCALE_BITS)
+#define TS_OPTION_MASK	  (TS_ECN | TS_WSCALE_MASK)
 #define COOKIE_LIFE_TICKS 64512 /* 67.6 s: longer than a client retries its first data */
 #define COOKIE_SKEW_TICKS 1024	/* 1.07 s by which clocks of hosts with the same keys may differ */
 
@@ -149,7 +151,8 @@ static __always_inline __u32 cookie_mac(__u64 hash, bool timestamps)
 
 /*
  * Makes ISN and TSval for a SYN. o says what the client offered, and is changed to what it gets
- * (window scale and SACK without timestamps). irs is in network byte order, now as TSval counts.
+ * (window scale, SACK and ECN without timestamps). irs is in network byte order, now as TSval
+ * counts.
  */
 static __always_inline __u32 cookie_make(const struct cookie_keys *k, const struct tuple *t,
 					 __be32 irs, __u32 now, struct options *o, __u32 *tsval)
@@ -162,15 +165,18 @@ static __always_inline __u32 cookie_make(const struct cookie_keys *k, const stru
 
 	if (timestamps) {
 		__u32 scale = o->flags & HS_WSCALE ? o->wscale + 1 : 0;
-		__u32 ticks = (now & ~TS_OPTION_MASK) | (scale & TS_OPTION_MASK);
+		__u32 ticks = (now & ~TS_OPTION_MASK) | (scale & TS_WSCALE_MASK);
 
+		if (o->flags & HS_ECN)
+			ticks |= TS_ECN;
 		if ((__s32)(ticks - now) > 0)
 			ticks -= TS_OPTION_MASK + 1;
 		*tsval = (__u32)peer + ticks;
-		opts |= scale >> TS_OPTION_BITS << 1;
+		opts |= scale >> TS_WSCALE_BITS << 1;
 	} else {
 		__u32 class = o->flags & HS_WSCALE ? wscale_to_class(o->wscale) : 0;
 
+		o->flags &= ~HS_ECN;
 		if (k->strict) {
 			class = 0;
 			opts &= ~1u;
@@ -228,7 +234,9 @@ static __always_inline enum reason cookie_check(const struct cookie_keys *k, con
 		}
 		h->rtt_ticks = age;
 		h->flags |= HS_TIMESTAMPS;
-		scale = scale << TS_OPTION_BITS | (sent & TS_OPTION_MASK);
+		if (sent & TS_ECN)
+			h->flags |= HS_ECN;
+		scale = scale << TS_WSCALE_BITS | (sent & TS_WSCALE_MASK);
 		if (scale)
 			h->flags |= HS_WSCALE;
 		h->snd_wscale = scale ? scale - 1 : 0;

@@ -119,6 +119,9 @@ func TestTwinAgreesWithProgram(t *testing.T) {
 		s := f.syn(opts)
 		s.src = netip.AddrPortFrom(randomAddr(r, s.src.Addr()), uint16(r.Uint32()))
 		s.seq = r.Uint32()
+		if o.ECN = r.IntN(2) == 0; o.ECN {
+			s.flags |= ece | cwr
+		}
 		o.Remote, o.Local = s.src, s.dst
 
 		first := ticks()
@@ -187,20 +190,20 @@ func exampleOffer() Offer {
 	return Offer{MSS: 1460, WScale: 7, SACK: true, Timestamps: true, Remote: f.client, Local: f.server}
 }
 
-// The SYN/ACK's TSval is never ahead of the clock that the engine goes on with, at most three ticks
-// behind it, and never goes back: whatever the window scale, also where the tick wraps.
+// The SYN/ACK's TSval is never ahead of the clock that the engine goes on with, at most seven ticks
+// behind it, and never goes back: whatever the window scale and ECN, also where the tick wraps.
 func TestTSValFollowsTheClock(t *testing.T) {
 	k := testKeys()
 	o := exampleOffer()
 	offset := TimestampOffset(k, o.Remote, o.Local)
 	for scale := int8(-1); scale <= 14; scale++ {
-		o.WScale = scale
+		o.WScale, o.ECN = scale, scale%3 == 0
 		for _, start := range []uint32{0, 1000, 1<<31 - 20, math.MaxUint32 - 20} {
 			var previous uint32
 			for i := range uint32(64) {
 				now := start + i
 				_, tsval, _ := MakeCookie(k, o, 1, now)
-				if behind := now - (tsval - offset); behind > 3 {
+				if behind := now - (tsval - offset); behind > 7 {
 					t.Fatalf("window scale %d, tick %#x: TSval is %d ticks behind", scale, now, int32(behind))
 				}
 				if i > 0 && int32(tsval-previous) < 0 {
@@ -319,7 +322,7 @@ func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
 		{"CookieKeys", uint64(unsafe.Sizeof(objectCookieKeys{})), uint64(spec.Maps["keys"].ValueSize)},
 		{"TickShift", TickShift, define(t, "cookie.h", "TICK_SHIFT")},
 		{"CookieLifeTicks", CookieLifeTicks, define(t, "cookie.h", "COOKIE_LIFE_TICKS")},
-		{"tsOptionBits", tsOptionBits, define(t, "cookie.h", "TS_OPTION_BITS")},
+		{"tsWScaleBits", tsWScaleBits, define(t, "cookie.h", "TS_WSCALE_BITS")},
 		{"keyGenerations", keyGenerations, define(t, "types.h", "KEY_GENERATIONS")},
 		{"len(CookieKeys.Key)", uint64(len(CookieKeys{}.Key)), define(t, "types.h", "KEY_GENERATIONS")},
 		{"len(mssClasses)", uint64(len(mssClasses)), define(t, "cookie.h", "MSS_CLASSES")},

@@ -30,6 +30,9 @@ func (g generator) bytes(n int) []byte {
 // dress gives a segment what may be around it and in it without changing what it is.
 func (g generator) dress(s segment) segment {
 	s.tos, s.ttl, s.label = byte(g.Uint32()), byte(g.Uint32()), g.Uint32N(1<<20)
+	if g.once(2) {
+		s.tos &^= 3 // no ECN: what a SYN that sets it up says
+	}
 	s.id = one[uint16](g, typeVLAN, typeQinQ, uint16(g.Uint32())) // which may look like a tag
 	s.window = uint16(g.Uint32())
 	s.fragment = one[uint16](g, 0, dontFragment)
@@ -99,6 +102,9 @@ func (g generator) syn() segment {
 		o = o[:min(len(o), 40)]
 	}
 	s := f.syn(o)
+	if g.once(3) {
+		s.flags |= one[byte](g, ece|cwr, ece|cwr, ece, cwr)
+	}
 	s.seq = g.Uint32()
 	s.src = netip.AddrPortFrom(one(g, f.client.Addr(), f.established.Addr(), randomAddr(g.Rand, f.client.Addr())), uint16(g.Uint32()))
 	if g.once(6) {

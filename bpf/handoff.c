@@ -143,6 +143,7 @@ static __always_inline bool assign(struct __sk_buff *skb, struct bpf_sock *liste
 	struct bpf_tcp_req_attrs attrs = {
 		.mss = kernel_mss(skb, h->mss),
 		.sack_ok = !!(h->flags & HS_SACK),
+		.ecn_ok = !!(h->flags & HS_ECN),
 	};
 	struct bpf_sock *full = bpf_sk_fullsock(listener);
 

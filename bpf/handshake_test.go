@@ -218,6 +218,40 @@ func TestHandshakeCarriesOptions(t *testing.T) {
 	}
 }
 
+// ECN comes back with the timestamps, beside every window scale, and is not made up.
+func TestHandshakeCarriesECN(t *testing.T) {
+	p := load(t, options{})
+	port := uint16(3000)
+	for _, f := range families {
+		for _, c := range []struct {
+			name    string
+			options func(scale byte) []byte
+			flags   byte
+			want    bool
+		}{
+			{"offered", func(scale byte) []byte { return linuxOptions(1460, scale) }, syn | ece | cwr, true},
+			{"offered in another layout", func(scale byte) []byte { return macOptions(1460, scale) }, syn | ece | cwr, true},
+			{"offered without timestamps", func(scale byte) []byte { return windowsOptions(1460, scale) }, syn | ece | cwr, false},
+			{"not offered", func(scale byte) []byte { return linuxOptions(1460, scale) }, syn, false},
+		} {
+			for scale := range byte(15) {
+				s := f.syn(c.options(scale))
+				port++
+				s.src, s.flags = netip.AddrPortFrom(s.src.Addr(), port), c.flags
+				synack, err := decode(p.expect(s.frame(), TxSynAck).frame)
+				must(t, err)
+				if granted := synack.flags&ece != 0; granted != c.want || synack.flags&cwr != 0 {
+					t.Errorf("%s, %s, window scale %d: the SYN/ACK's flags are %#x", f.name, c.name, scale, synack.flags)
+				}
+				h := p.open(t, testKeys(), answer(synack, s.seq+1))
+				if got := h.Flags&HandshakeECN != 0; got != c.want {
+					t.Errorf("%s, %s, window scale %d: %+v", f.name, c.name, scale, h)
+				}
+			}
+		}
+	}
+}
+
 // Segments that open a flow, and what the same client may send once it exists.
 func TestFinalAck(t *testing.T) {
 	p := load(t, options{shared: true})

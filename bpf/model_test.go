@@ -290,8 +290,10 @@ func (w *world) syn(v *view, now uint64) outcome {
 			o.MSS = 536
 		}
 	}
+	o.ECN = v.tcp[13]&(ece|cwr) == ece|cwr && !v.speaksECN()
 	wscale := w.wscale
 	if v.services&w.kernel != 0 {
+		o.ECN = o.ECN && w.kernelOpts&HandshakeECN != 0
 		wscale = w.kernelWS
 		o.SACK = o.SACK && w.kernelOpts&HandshakeSACK != 0
 		o.Timestamps = o.Timestamps && w.kernelOpts&HandshakeTimestamps != 0
@@ -317,9 +319,21 @@ func (w *world) syn(v *view, now uint64) outcome {
 	if granted.WScale >= 0 {
 		options = slices.Concat(options, nop, optWS(wscale))
 	}
+	flags := byte(syn | ack)
+	if granted.ECN {
+		flags |= ece // RFC 3168, 6.1.1
+	}
 	return outcome{reason: TxSynAck, frame: reply(v, segment{
-		seq: iss, ack: irs + 1, flags: syn | ack, window: w.window, options: options,
+		seq: iss, ack: irs + 1, flags: flags, window: w.window, options: options,
 	})}
+}
+
+// speaksECN says whether the IP header has a codepoint of ECN: RFC 3168, 5.
+func (v *view) speaksECN() bool {
+	if v.kind == typeIP4 {
+		return v.ip[1]&3 != 0
+	}
+	return v.ip[1]>>4&3 != 0
 }
 
 // clock is what a service's timestamps count: ticks, or milliseconds where the kernel goes on with them.

@@ -66,6 +66,7 @@ const (
 	objectHandshakeFlagsHS_WSCALE     objectHandshakeFlags = 1
 	objectHandshakeFlagsHS_SACK       objectHandshakeFlags = 2
 	objectHandshakeFlagsHS_TIMESTAMPS objectHandshakeFlags = 4
+	objectHandshakeFlagsHS_ECN        objectHandshakeFlags = 8
 )
 
 type objectListed uint32

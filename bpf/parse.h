@@ -20,6 +20,7 @@
 #define IP4_FRAGMENT_OFFSET 0x1fff
 #define IP4_DONT_FRAGMENT   0x4000
 #define IP4_OPTIONS_MAX	    40
+#define IP_ECN		    3 /* of the traffic class: RFC 3168, 5 */
 
 enum tcp_flag {
 	TCP_FIN = 0x01,
@@ -27,6 +28,8 @@ enum tcp_flag {
 	TCP_RST = 0x04,
 	TCP_PSH = 0x08,
 	TCP_ACK = 0x10,
+	TCP_ECE = 0x40,
+	TCP_CWR = 0x80,
 };
 
 struct segment {

@@ -102,7 +102,7 @@ func newTheatre(tb testing.TB) (t theatre) {
 		"cfg_mss4": uint16(8960), "cfg_mss6": uint16(8940), "cfg_wscale": uint8(11), "cfg_window": uint16(12345),
 		"cfg_partial_checksums": false, "cfg_reset": true, "cfg_lists": true, "cfg_prefixes": true,
 		"cfg_kernel": uint64(1 << 63), "cfg_outlive": uint64(1 << 63),
-		"cfg_kernel_wscale": uint8(10), "cfg_kernel_options": HandshakeWScale | HandshakeTimestamps,
+		"cfg_kernel_wscale": uint8(10), "cfg_kernel_options": HandshakeWScale | HandshakeTimestamps | HandshakeECN,
 	})})
 	t[2] = load(tb, options{shared: true, noSocket: true, spec: set(map[string]any{
 		"cfg_lists": true, "cfg_allow_only": true, "cfg_outlive": uint64(1 << 3),

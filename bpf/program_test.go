@@ -19,6 +19,7 @@ import (
 
 // BPF verdicts, from linux/bpf.h.
 const (
+	xdpAborted  = 0
 	xdpDrop     = 1
 	xdpPass     = 2
 	xdpTx       = 3

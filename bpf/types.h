@@ -84,6 +84,7 @@ enum handshake_flags {
 	HS_WSCALE = 1,
 	HS_SACK = 2,
 	HS_TIMESTAMPS = 4,
+	HS_ECN = 8, /* only with HS_TIMESTAMPS */
 };
 
 /* Addresses and ports in network byte order, from the server's point of view. */

@@ -126,6 +126,18 @@ static __always_inline __u32 timestamp_clock(const struct cookie_keys *k, const 
 	return s->now + k->clock;
 }
 
+/*
+ * An ECN-setup SYN (RFC 3168, 6.1.1). Its IP header must say that it knows nothing of ECN: a path
+ * that rewrites these bits is none to use them on.
+ */
+static __always_inline bool offers_ecn(const struct segment *s)
+{
+	const __u8 ecn = TCP_ECE | TCP_CWR;
+	__u8 codepoint = s->v6 ? s->ip6->flow_lbl[0] >> 4 : s->ip4->tos;
+
+	return (s->flags & ecn) == ecn && !(codepoint & IP_ECN);
+}
+
 static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const struct segment *s)
 {
 	struct reply r = { .ack = bpf_ntohl(s->tcp->seq) + 1, .why = TX_SYNACK };
@@ -140,6 +152,8 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 		return drop(DROP_BAD_CHECKSUM);
 	if (!syn_options(ctx, s, &o))
 		return drop(DROP_BAD_TCP);
+	if (offers_ecn(s))
+		o.flags |= HS_ECN;
 	if (s->kernel)
 		o.flags &= cfg_kernel_options;
 	if (!o.mss)
@@ -148,7 +162,7 @@ static __always_inline enum xdp_action answer_syn(struct xdp_md *ctx, const stru
 	if (!k)
 		return drop(DROP_EXPIRED_KEY);
 	r.seq = cookie_make(k, &s->tuple, s->tcp->seq, timestamp_clock(k, s), &o, &tsval);
-	r.flags = TCP_SYN | TCP_ACK;
+	r.flags = TCP_SYN | TCP_ACK | (o.flags & HS_ECN ? TCP_ECE : 0);
 	r.window = cfg_window;
 	reply_options(&r, &o, s->v6 ? cfg_mss6 : cfg_mss4,
 		      s->kernel ? cfg_kernel_wscale : cfg_wscale, tsval);

@@ -108,6 +108,7 @@ func checkHost() (h hostTCP, err error) {
 		flag uint8
 	}{
 		{"tcp_window_scaling", bpf.HandshakeWScale}, {"tcp_sack", bpf.HandshakeSACK}, {"tcp_timestamps", bpf.HandshakeTimestamps},
+		{"tcp_ecn", bpf.HandshakeECN}, // 2, the default: when a client asks for it
 	} {
 		allowed, err := sysctl("ipv4/" + o.name)
 		if err != nil {

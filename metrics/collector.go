@@ -189,7 +189,7 @@ func (s scrape) handshakeDuration(st *userspace.Stats) {
 	for i, n := range st.HandshakeRTT {
 		sum += n
 		if i < userspace.RTTBuckets-1 { // the last one is +Inf, which the count stands for
-			buckets[(4 * tick << i).Seconds()] = sum
+			buckets[(8 * tick << i).Seconds()] = sum
 		}
 	}
 	total := float64(st.HandshakeRTTTicks) * tick.Seconds()

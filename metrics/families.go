@@ -101,7 +101,7 @@ var families = [familyCount]struct {
 			"reset: an ACK without a valid cookie, answered with RST. " +
 			"bad_source, bad_flags, bad_tcp, bad_checksum, land: packets that no honest client sends."},
 	handshakeDuration: {"handshake_duration_seconds", nil,
-		"Time from SYN/ACK to final ACK, of clients with TCP timestamps; the clock has steps of 4.2 ms. It is the network's " +
+		"Time from SYN/ACK to final ACK, of clients with TCP timestamps; the clock has steps of 8.4 ms. It is the network's " +
 			"round trip: if it grows, look at the path and not at this host."},
 	keyGeneration: {"cookie_key_generation", nil,
 		"Generation, 0 to 3, of the key that cookies are made with. Hosts that share an address must agree, but for the " +

@@ -150,13 +150,13 @@ xdptcp_synacks_total{by="xdp",interface="eth0"} 1000
 
 func TestHandshakeDurationIsACumulativeHistogramInSeconds(t *testing.T) {
 	src := newFakeSource()
-	src.engine.HandshakeRTT[0] = 10                     // under 4.2 ms
-	src.engine.HandshakeRTT[3] = 4                      // under 33.6 ms
+	src.engine.HandshakeRTT[0] = 10                     // under 8.4 ms
+	src.engine.HandshakeRTT[2] = 4                      // under 33.6 ms
 	src.engine.HandshakeRTT[userspace.RTTBuckets-1] = 1 // beyond all bounds
 	src.engine.HandshakeRTTTicks = 1 << 20              // 1099.5 s
 	got := series(t, NewCollector(src), "xdptcp_handshake_duration_seconds")
 	for _, want := range []string{
-		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="0.004194304"} 10`,
+		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="0.008388608"} 10`,
 		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="0.016777216"} 10`,
 		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="0.033554432"} 14`,
 		`xdptcp_handshake_duration_seconds_bucket{interface="eth0",le="17.179869184"} 14`,
@@ -171,7 +171,7 @@ func TestHandshakeDurationIsACumulativeHistogramInSeconds(t *testing.T) {
 	if n := strings.Count(got, "_bucket{"); n != userspace.RTTBuckets {
 		t.Errorf("%d buckets, want %d", n, userspace.RTTBuckets)
 	}
-	if upper := (4 * tick << (userspace.RTTBuckets - 2)).Seconds(); math.Abs(upper-17.18) > 0.01 {
+	if upper := (8 * tick << (userspace.RTTBuckets - 2)).Seconds(); math.Abs(upper-17.18) > 0.01 {
 		t.Errorf("highest bound %v s", upper)
 	}
 }

@@ -44,7 +44,7 @@ func (b *burst) add(c *Conn, s *wire.Segment) bool {
 		}
 		b.first, b.headers, b.size, b.payload, b.closed = *s, c.template.HeaderLen(s), s.PayloadLen, 0, false
 	case b.closed || s.PayloadLen > b.size || s.Seq != b.first.Seq+uint32(b.payload) || s.Ack != b.first.Ack ||
-		s.Window != b.first.Window || s.TSVal != b.first.TSVal || s.TSEcr != b.first.TSEcr ||
+		s.Window != b.first.Window || s.ECN != b.first.ECN || s.TSVal != b.first.TSVal || s.TSEcr != b.first.TSEcr ||
 		b.headers+b.payload+s.PayloadLen > afxdp.MaxBurst:
 		return false
 	}

@@ -22,8 +22,9 @@ type Handshake struct {
 	ClientWScale         int    // -1: window scaling was not negotiated
 	ServerWScale         int    // -1: likewise
 	SACK, Timestamps     bool
+	ECN                  bool
 
-	// Duration is the time from SYN/ACK to final ACK, in steps of 4.2 ms (HasDuration: only
+	// Duration is the time from SYN/ACK to final ACK, in steps of 8.4 ms (HasDuration: only
 	// timestamps tell).
 	Duration    time.Duration
 	HasDuration bool
@@ -43,6 +44,7 @@ func (c *Conn) Handshake() Handshake {
 		MSS: h.Mss, ClientWScale: -1, ServerWScale: -1,
 		SACK:       h.Flags&bpf.HandshakeSACK != 0,
 		Timestamps: h.Flags&bpf.HandshakeTimestamps != 0,
+		ECN:        h.Flags&bpf.HandshakeECN != 0,
 		AnsweredBy: "xdp",
 		Opened:     c.opened,
 	}
@@ -66,6 +68,7 @@ func (c *Conn) tcpHandshake(v4 bool) tcp.Handshake {
 		MSS:        min(int(h.Mss), mssOf(c.shard.engine.cfg.MTU-c.template.LinkExcess(), v4)),
 		SACK:       h.Flags&bpf.HandshakeSACK != 0,
 		Timestamps: h.Flags&bpf.HandshakeTimestamps != 0,
+		ECN:        h.Flags&bpf.HandshakeECN != 0,
 		TSOffset:   h.TsOffset,
 		RcvWnd:     bpf.Window,
 		RTT:        time.Duration(h.RttTicks) * tick,
@@ -105,6 +108,7 @@ func (s *shard) answerSYN(p *wire.Packet) {
 	offer := bpf.Offer{
 		MSS: in.MSS, WScale: in.WScale, SACK: in.SACKPermitted,
 		Timestamps: in.Timestamps,
+		ECN:        in.Flags.Has(wire.ECE|wire.CWR) && in.ECN == wire.NotECT, // RFC 3168, 6.1.1
 		Remote:     p.Flow.RemoteAddr(), Local: p.Flow.LocalAddr(),
 	}
 	if offer.MSS == 0 {
@@ -119,6 +123,9 @@ func (s *shard) answerSYN(p *wire.Packet) {
 	out.Seq, out.Ack, out.Flags, out.Window = iss, in.Seq+1, wire.SYN|wire.ACK, bpf.Window
 	out.MSS = uint16(min(mssOf(s.engine.cfg.MTU, v4), 65535))
 	out.SACKPermitted = granted.SACK
+	if granted.ECN {
+		out.Flags |= wire.ECE
+	}
 	if granted.WScale >= 0 {
 		out.WScale = bpf.WindowScale
 	}

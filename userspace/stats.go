@@ -5,8 +5,8 @@ package userspace
 import "math/bits"
 
 // RTTBuckets are the buckets of Stats.HandshakeRTT: bucket i counts handshakes of less than
-// 2^i * 4 ticks (4.2 ms << i); the last one counts all others.
-const RTTBuckets = 14
+// 2^i * 8 ticks (8.4 ms << i); the last one counts all others.
+const RTTBuckets = 13
 
 // Stats are an engine's counters since New, and two gauges.
 type Stats struct {
@@ -55,7 +55,7 @@ type Stats struct {
 }
 
 func (st *Stats) handshake(ticks uint32) {
-	st.HandshakeRTT[min(bits.Len32(ticks/4), RTTBuckets-1)]++
+	st.HandshakeRTT[min(bits.Len32(ticks/8), RTTBuckets-1)]++
 	st.HandshakeRTTTicks += uint64(ticks)
 }
 

@@ -107,7 +107,7 @@ func agreed(t *testing.T, l *lab.Lab, c net.Conn) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Join(regexp.MustCompile(`\b(ts|sack|wscale:\S+|mss:\d+|advmss:\d+|pmtu:\d+)`).FindAllString(string(out), -1), " ")
+	return strings.Join(regexp.MustCompile(`\b(ts|sack|ecn|wscale:\S+|mss:\d+|advmss:\d+|pmtu:\d+)`).FindAllString(string(out), -1), " ")
 }
 
 // The kernel goes on with the connection as if it had agreed it itself.
@@ -118,8 +118,8 @@ func TestAConnectionHandedToTheKernelIsLikeOneOfItsOwn(t *testing.T) {
 			t.Parallel()
 			l := lab.ForTest(t, lab.Options{})
 			for _, h := range []*lab.Host{l.Server, l.Client} {
-				// Without timestamps, a cookie knows the window scale 8 exactly.
-				for name, value := range map[string]string{"tcp_timestamps": timestamps, "tcp_rmem": "4096 131072 16777215"} {
+				// Without timestamps, a cookie knows the window scale 8 exactly, and nothing of ECN.
+				for name, value := range map[string]string{"tcp_timestamps": timestamps, "tcp_ecn": timestamps, "tcp_rmem": "4096 131072 16777215"} {
 					if err := h.SetSysctl("net.ipv4."+name, value); err != nil {
 						t.Fatal(err)
 					}
@@ -140,12 +140,12 @@ func TestAConnectionHandedToTheKernelIsLikeOneOfItsOwn(t *testing.T) {
 					}
 				}
 				a, b := agreed(t, l, ours), agreed(t, l, its)
-				if a != b || !strings.Contains(a, "wscale:") {
+				if a != b || !strings.Contains(a, "wscale:") || strings.Contains(a, "ecn") != (timestamps == "1") {
 					t.Errorf("%s: ss says of the connection\n%s, and of one that was the kernel's from the start\n%s", f.name, a, b)
 				}
 				tr := tap.rest()
 				tr.checkServer(t)
-				synack := tr.first(t, "the SYN/ACK", func(s segment) bool { return s.flags == flagSYN|flagACK && s.src.Port() == 8080 })
+				synack := tr.first(t, "the SYN/ACK", func(s segment) bool { return s.flags&(flagSYN|flagACK) == flagSYN|flagACK && s.src.Port() == 8080 })
 				if synack.window != 65535 || synack.timestamps != (timestamps == "1") {
 					t.Errorf("%s: XDP answers with window %d, timestamps %v", f.name, synack.window, synack.timestamps)
 				}

@@ -19,6 +19,9 @@ const (
 	flagRST
 	flagPSH
 	flagACK
+	flagURG
+	flagECE
+	flagCWR
 )
 
 // A segment is one TCP segment as it was on the wire. It is read here byte by byte, and not with the
@@ -30,6 +33,7 @@ type segment struct {
 	v4       bool
 	src, dst netip.AddrPort
 	ttl      byte
+	ecn      byte // the codepoint: RFC 3168, 5
 	df       bool // IPv4
 	ipOK     bool // IPv4 header checksum
 	tcpOK    bool
@@ -102,13 +106,13 @@ func decode(p lab.Packet) (s segment, ok bool) {
 	case len(b) >= 54 && b[12] == 0x08 && b[13] == 0x00 && b[23] == 6:
 		ip := b[14:]
 		head := int(ip[0]&15) * 4
-		s.v4, s.ttl, s.df = true, ip[8], ip[6]&0x40 != 0
+		s.v4, s.ttl, s.ecn, s.df = true, ip[8], ip[1]&3, ip[6]&0x40 != 0
 		s.ipOK = sum16(ip[:head]) == 0xffff
 		src, dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
 		b = ip[head:binary.BigEndian.Uint16(ip[2:])]
 	case len(b) >= 74 && b[12] == 0x86 && b[13] == 0xdd && b[20] == 6:
 		ip := b[14:]
-		s.ttl, s.ipOK, s.df = ip[7], true, true
+		s.ttl, s.ecn, s.ipOK, s.df = ip[7], ip[1]>>4&3, true, true
 		src, dst = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
 		b = ip[40 : 40+int(binary.BigEndian.Uint16(ip[4:]))]
 	default:
@@ -226,7 +230,7 @@ func (tr trace) checkServer(t *testing.T) {
 	for _, s := range tr {
 		key := [2]netip.AddrPort{s.src, s.dst}
 		if s.outgoing {
-			if s.flags == flagSYN {
+			if s.flags&(flagSYN|flagACK) == flagSYN {
 				delete(last, [2]netip.AddrPort{s.dst, s.src}) // a new connection
 			}
 			continue

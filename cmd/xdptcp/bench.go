@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,7 +40,7 @@ func newBenchFlood(e *env) *cobra.Command {
 		asJSON        bool
 	)
 	cmd := &cobra.Command{
-		Use:   "flood [--duration D] [--rates R,R...] [--rounds N] [--6] [--rival kernel] [--json]",
+		Use:   "flood [--duration D] [--rates R,R...] [--rounds N] [--6] [--rival RIVAL]... [--json]",
 		Short: "how many SYNs are answered, and what honest clients get during a flood",
 		Long: `flood measures, on a veth pair between two network namespaces that it makes for this:
 
@@ -47,6 +48,13 @@ func newBenchFlood(e *env) *cobra.Command {
     only swaps the MAC addresses and sends the frame back, which is the most that can be had here;
   - how many connections honest clients get (connect, one small request, close; 16 at a time)
     during floods of several rates, that share the machine's CPUs with clients and server.
+
+Rivals are measured beside it, in turns, with --rival:
+
+  kernel             a listener of the kernel's, with SYN cookies
+  synproxy           netfilter's SYNPROXY in front of that; needs nft (Debian: nftables), with --6 ip6tables (iptables)
+  xdp_synproxy=FILE  the XDP program of the kernel's selftest in front of SYNPROXY; FILE is its BPF object, which
+                     vmtest/rivals.sh in xdptcp's source makes
 
 It floods nothing else: no flag names an interface or an address. Nothing of it outlives the command,
 however it ends. On a machine that does other things at the same time the figures are too low.`,
@@ -66,11 +74,15 @@ however it ends. On a machine that does other things at the same time the figure
 				}
 				opts.Rates = append(opts.Rates, rate)
 			}
-			for _, name := range rivals {
-				if name != string(flood.Kernel) {
-					return errUsage{fmt.Errorf("--rival %q: there is kernel", name)}
+			for _, text := range rivals {
+				rival, err := flood.ParseRival(text)
+				if err != nil {
+					return errUsage{fmt.Errorf("--rival: %w", err)}
 				}
-				opts.Rival = true
+				if slices.ContainsFunc(opts.Rivals, func(r flood.Rival) bool { return r.Server == rival.Server }) {
+					return errUsage{fmt.Errorf("--rival: %s is given twice", rival.Server)}
+				}
+				opts.Rivals = append(opts.Rivals, rival)
 			}
 			opts.Binary = "/proc/self/exe" // also if the file has gone meanwhile
 			opts.Progress = func(s string) { fmt.Fprintln(e.stderr, s) }
@@ -91,17 +103,17 @@ however it ends. On a machine that does other things at the same time the figure
 	flags.StringSliceVar(&rates, "rates", strings.Split("0,100k,250k,500k,1M,max", ","), "`SYN/s` of the floods that clients are served under; empty for none")
 	flags.IntVar(&opts.Rounds, "rounds", 3, "how often each measurement is made; the median counts")
 	flags.BoolVar(&opts.IPv6, "6", false, "IPv6 instead of IPv4")
-	flags.StringSliceVar(&rivals, "rival", nil, "measure another server, too: `kernel` (a listener with SYN cookies)")
+	flags.StringSliceVar(&rivals, "rival", nil, "measure another `server`, too: kernel, synproxy or xdp_synproxy=FILE; may be repeated")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-// newBenchServe is the rival: the http service of `attach` on a listener of the kernel's. flood starts
+// newBenchServe is what the rivals serve: the http service of `attach` on a listener of the kernel's. flood starts
 // it in a namespace of its own.
 func newBenchServe(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:    "serve ADDR:PORT",
-		Short:  "the http service on the kernel's TCP, for bench flood --rival kernel",
+		Short:  "the http service on the kernel's TCP, for bench flood --rival",
 		Hidden: true,
 		Args:   takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

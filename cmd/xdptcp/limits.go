@@ -19,11 +19,11 @@ type limitFlags struct {
 
 func (l *limitFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.IntVar(&l.limits.Replies, "reply-limit", loader.DefaultReplyLimit, "SYN/ACKs and RSTs per `second` to one /24 or /48; 0 for no limit")
-	flags.IntVar(&l.limits.Opens, "open-limit", 0, "connections opened per `second`; 0 for no limit")
-	flags.StringVar(&l.onBadACK, "on-bad-ack", "drop", "what an ACK that proves nothing gets: `drop` or reset")
+	flags.IntVar(&l.limits.Replies, "reply-limit", loader.DefaultReplyLimit, "at most `N` SYN/ACKs and RSTs a second to one /24 or /48; 0 for no limit")
+	flags.IntVar(&l.limits.Opens, "open-limit", 0, "at most `N` connections opened a second; 0 for no limit")
+	flags.StringVar(&l.onBadACK, "on-bad-ack", "drop", "what an ACK that proves nothing gets: drop or reset")
 	flags.BoolVar(&l.limits.StrictCookies, "strict-cookies", false, "clients without timestamps give up window scale and SACK for cookies that are harder to guess")
-	flags.StringVar(&l.reply, "reply", "same", "the way of replies: `same` as the packet came, or fib, what the routing table says")
+	flags.StringVar(&l.reply, "reply", "same", "the way of replies: same as the packet came, or fib, what the routing table says")
 }
 
 func (l *limitFlags) read() (loader.Limits, error) {

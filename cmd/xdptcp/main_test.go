@@ -62,7 +62,10 @@ func TestBadUsageGetsOneSentenceAndExitCode2(t *testing.T) {
 		{"bench flood --rounds 0", "--rounds 0"},
 		{"bench flood --rates 1M,fast", `rate "fast"`},
 		{"bench flood --rates 101M", `rate "101M"`},
-		{"bench flood --rival nginx", `--rival "nginx": there is kernel`},
+		{"bench flood --rival nginx", `rival "nginx": there are kernel, synproxy and xdp_synproxy=FILE`},
+		{"bench flood --rival kernel=FILE", `rival "kernel=FILE": kernel takes no file`},
+		{"bench flood --rival kernel --rival xdp_synproxy", `rival "xdp_synproxy": want xdp_synproxy=FILE`},
+		{"bench flood --rival kernel,synproxy,kernel", "--rival: kernel is given twice"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(context.Background(), strings.Fields(c.args), &stdout, &stderr)

@@ -80,7 +80,7 @@ func linuxHandshake() userspace.Handshake {
 	return userspace.Handshake{
 		Remote: netip.MustParseAddrPort("192.0.2.7:51234"), Local: netip.MustParseAddrPort("198.51.100.1:8080"),
 		Queue: 0, ClientISN: 500, ServerISN: 3735928559, MSS: 1460, ClientWScale: 7, ServerWScale: 7,
-		SACK: true, Timestamps: true, Duration: 8 << 20, HasDuration: true, AnsweredBy: "xdp",
+		SACK: true, Timestamps: true, ECN: true, Duration: 8 << 20, HasDuration: true, AnsweredBy: "xdp",
 		Opened: time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC),
 	}
 }

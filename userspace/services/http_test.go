@@ -127,7 +127,7 @@ func TestJSONIsStable(t *testing.T) {
 
 func TestJSONOfAClientWithoutOptionsHasNulls(t *testing.T) {
 	h := linuxHandshake()
-	h.ClientWScale, h.ServerWScale, h.SACK, h.Timestamps, h.HasDuration, h.Duration = -1, -1, false, false, false, 0
+	h.ClientWScale, h.ServerWScale, h.SACK, h.Timestamps, h.ECN, h.HasDuration, h.Duration = -1, -1, false, false, false, false, 0
 	text, err := json.Marshal(&Report{Connection: newConnection(h, linuxInfo())})
 	if err != nil {
 		t.Fatal(err)

@@ -110,9 +110,9 @@ type handshakeView struct {
 	RoundTrip     string // "" if not measured
 }
 
-// stepMS is the clock's step, rounded as Connection is: the cookie takes the two lowest bits of the
+// stepMS is the clock's step, rounded as Connection is: the cookie takes the three lowest bits of the
 // timestamp's ticks.
-const stepMS = 4.194
+const stepMS = 8.389
 
 func newHandshakeView(r *Report) *handshakeView {
 	c := r.Connection
@@ -120,7 +120,7 @@ func newHandshakeView(r *Report) *handshakeView {
 	switch {
 	case c.HandshakeMS == nil:
 	case *c.HandshakeMS < stepMS:
-		v.ShortDuration, v.Duration = "< 4.2 ms", "less than 4.2 ms"
+		v.ShortDuration, v.Duration = "< 8.4 ms", "less than 8.4 ms"
 	case *c.HandshakeMS < 1000:
 		v.ShortDuration = fmt.Sprintf("%.1f ms", *c.HandshakeMS)
 		v.Duration = "about " + v.ShortDuration
@@ -145,6 +145,9 @@ func options(c *Connection, wscale *int) (list []string) {
 	}
 	if c.Timestamps {
 		list = append(list, "timestamps")
+	}
+	if c.ECN {
+		list = append(list, "ECN")
 	}
 	return list
 }

@@ -32,7 +32,7 @@ func pages() map[string]*Report {
 	m := map[string]*Report{"all options": full(), "no options": full(), "by the engine": full(), "generic mode": full(), "nothing known": {},
 		"kernel socket": full(), "first second": full(), "unreadable counters": full(), "hostile interface name": full()}
 	h := linuxHandshake()
-	h.ClientWScale, h.ServerWScale, h.SACK, h.Timestamps, h.HasDuration, h.Duration = -1, -1, false, false, false, 0
+	h.ClientWScale, h.ServerWScale, h.SACK, h.Timestamps, h.ECN, h.HasDuration, h.Duration = -1, -1, false, false, false, false, 0
 	m["no options"].Connection = newConnection(h, linuxInfo())
 	m["by the engine"].Connection.AnsweredBy = "engine"
 	m["generic mode"].Mode = "generic"
@@ -223,10 +223,10 @@ func TestThePageSays(t *testing.T) {
 		{"all options", []string{
 			"XDP on eth0 answered your SYN.", "XDP on eth0 (native), queue 0", "The network driver replied",
 			">SYN</tspan> seq 500<", ">SYN/ACK</tspan> seq 3735928559 ack 501<", ">ACK</tspan> seq 501 ack 3735928560<",
-			">this page</tspan> seq 3735948560 ack 511<", "MSS 1460 · scale 7 · SACK · timestamps", "8.4 ms",
+			">this page</tspan> seq 3735948560 ack 511<", "MSS 1460 · scale 7 · SACK · timestamps · ECN", "8.4 ms",
 			"scale 7 (× 128)", "0xdeadbeef", "1\u202f234\u202f567", "192.0.2.7:51234", "round trip 8.12 ms",
 		}, []string{"unknown", "not scaled", "could not be read"}},
-		{"no options", []string{"only TCP timestamps would tell", "not scaled", ">MSS 1460<"}, []string{"8.4 ms"}},
+		{"no options", []string{"only TCP timestamps would tell", "not scaled", ">MSS 1460<"}, []string{"8.4 ms", "ECN</dt><dd>yes"}},
 		{"by the engine", []string{"engine answered your SYN", "reusing a connection in TIME-WAIT"}, []string{">XDP<"}},
 		{"generic mode", []string{"XDP on eth0 (generic), queue 0", "kept nothing of you"}, []string{"network driver"}},
 		{"kernel socket", []string{"did not come through xdptcp", "SYNs answered"}, []string{"The handshake"}},
@@ -254,9 +254,9 @@ func TestDurationsAreNotMoreExactThanTheirClock(t *testing.T) {
 		ticks      int
 		brief, all string
 	}{
-		{0, "< 4.2 ms", "less than 4.2 ms"},
-		{3, "< 4.2 ms", "less than 4.2 ms"},
-		{4, "4.2 ms", "about 4.2 ms"},
+		{0, "< 8.4 ms", "less than 8.4 ms"},
+		{7, "< 8.4 ms", "less than 8.4 ms"},
+		{8, "8.4 ms", "about 8.4 ms"},
 		{60, "62.9 ms", "about 62.9 ms"},
 		{2000, "2.10 s", "about 2.10 s"},
 	} {

@@ -38,8 +38,9 @@ type Connection struct {
 	ClientWScale  *int      `json:"client_wscale"`  // shift of the client's window; null: not negotiated
 	ServerWScale  *int      `json:"server_wscale"`  // shift of ours; null: likewise
 	SACK          bool      `json:"sack"`           // selective acknowledgments
+	ECN           bool      `json:"ecn"`            // explicit congestion notification
 	Timestamps    bool      `json:"timestamps"`     // RFC 7323
-	HandshakeMS   *float64  `json:"handshake_ms"`   // SYN/ACK to final ACK, in steps of 4.2; null without timestamps
+	HandshakeMS   *float64  `json:"handshake_ms"`   // SYN/ACK to final ACK, in steps of 8.4; null without timestamps
 	State         string    `json:"state"`          // by RFC 9293
 	SegmentSize   int       `json:"segment_size"`   // payload of a full segment that we send
 	RTTMS         *float64  `json:"rtt_ms"`         // smoothed; null if not measured yet
@@ -130,7 +131,7 @@ func newConnection(h userspace.Handshake, i tcp.Info) *Connection {
 		ClientISN: h.ClientISN, ServerISN: h.ServerISN,
 		ClientNext: h.ClientISN + 1 + uint32(i.BytesIn), // the SYN takes one number
 		ServerNext: h.ServerISN + 1 + uint32(i.BytesOut),
-		MSS:        h.MSS, SACK: h.SACK, Timestamps: h.Timestamps,
+		MSS:        h.MSS, SACK: h.SACK, ECN: h.ECN, Timestamps: h.Timestamps,
 		State: i.State.String(), SegmentSize: i.MSS, Cwnd: i.Cwnd,
 		SendWindow: i.SndWnd, ReceiveWindow: i.RcvWnd, InFlight: i.InFlight,
 		BytesIn: i.BytesIn, BytesOut: i.BytesOut, SegmentsIn: i.SegsIn, SegmentsOut: i.SegsOut,

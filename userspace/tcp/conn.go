@@ -16,6 +16,7 @@ type Handshake struct {
 	MSS                  int
 	SndWScale, RcvWScale uint8 // shifts of the client's and of our window; 0 when not negotiated
 	SACK, Timestamps     bool
+	ECN                  bool
 	TSOffset             uint32        // our TSval is this plus a tick for each 2^20 ns
 	RcvWnd               uint32        // the window of our SYN/ACK, which is never scaled
 	RTT                  time.Duration // of the handshake; 0: unknown
@@ -84,6 +85,8 @@ type Conn struct {
 	sacked   *rangeSet // what the peer holds beyond sndUna; nil when nothing
 	cwnd     Window
 
+	cwrEnd Seq // an ECE counts again when more than this is acknowledged: ecn.go
+
 	// Timers; Never when off.
 	rtxAt      Time // retransmission, or with flagPersist the window probe
 	ackAt      Time // delayed acknowledgment
@@ -106,6 +109,7 @@ const (
 	flagSACK       flag = 1 << iota // negotiated
 	flagTimestamps                  // negotiated
 	flagTSValid                     // tsRecent is good for PAWS
+	flagECN                         // negotiated
 	flagNagle                       // hold small segments back while data is in flight
 
 	flagCloseWrite // the application is done sending: FIN after what is queued
@@ -116,6 +120,8 @@ const (
 	flagFinSeen   // finSeq is known
 	flagEOF       // the peer's FIN is in sequence
 
+	flagEchoCE    // the peer must hear of congestion: ECE on every ACK
+	flagOweCWR    // and that we heard of it: CWR on the next new data
 	flagAckNow    // an acknowledgment is owed now
 	flagChallenge // the same, counted as a challenge ACK
 	flagRst       // a RST is owed; the state is CLOSED
@@ -171,6 +177,10 @@ func (c *Conn) Open(cfg *Config, hs Handshake, now Time) {
 	if hs.Timestamps {
 		c.set(flagTimestamps)
 		c.mss -= 12 // they are in every segment (RFC 6691, 3)
+	}
+	if hs.ECN {
+		c.set(flagECN)
+		c.cwrEnd = hs.ISS
 	}
 	if hs.RTT > 0 {
 		c.rtt.sample(hs.RTT)

@@ -16,6 +16,7 @@ type stats struct {
 	retransmits, timeouts, probes     uint32
 	pureAcks, piggybacked, challenges uint32
 	dupAcksIn, outOfOrder, poolDrops  uint32
+	ceIn, eceIn                       uint32
 	softErrors                        uint32
 }
 
@@ -43,6 +44,10 @@ type Info struct {
 	OutOfOrderIn       uint64 // segments
 	PoolDropsIn        uint64 // segments dropped because the pool was at its bound
 
+	ECN   bool   // negotiated (RFC 3168)
+	CEIn  uint64 // segments that the network marked on their way to us
+	ECEIn uint64 // windows of ours with a marked segment, for which the sender slowed down
+
 	SoftErrors uint64        // ICMP errors that said why segments may not arrive
 	SoftError  wire.ICMPKind // the last of them; 0: none
 }
@@ -67,7 +72,8 @@ func (c *Conn) Info() Info {
 		ChallengeAcksOut: uint64(c.stats.challenges),
 		DupAcksIn:        uint64(c.stats.dupAcksIn), OutOfOrderIn: uint64(c.stats.outOfOrder),
 		PoolDropsIn: uint64(c.stats.poolDrops),
-		SoftErrors:  uint64(c.stats.softErrors), SoftError: c.softError,
+		ECN:         c.has(flagECN), CEIn: uint64(c.stats.ceIn), ECEIn: uint64(c.stats.eceIn),
+		SoftErrors: uint64(c.stats.softErrors), SoftError: c.softError,
 	}
 	if c.cfg != nil {
 		i.RTO = c.rtt.rto(c.cfg, c.backoff)

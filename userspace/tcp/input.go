@@ -64,6 +64,7 @@ func (c *Conn) input(s *wire.Segment, now Time) {
 	if c.has(flagTimestamps) {
 		c.updateTSRecent(seq, s.TSVal, now)
 	}
+	c.inputECN(s, ack, now)
 	c.inputAck(s, ack, now)
 	if c.state == StateClosed {
 		return

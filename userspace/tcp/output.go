@@ -170,6 +170,7 @@ func (c *Conn) outputProbe(s *wire.Segment, now Time) bool {
 // sendNew gives n new bytes and moves SND.NXT.
 func (c *Conn) sendNew(s *wire.Segment, n int, fin bool, now Time) {
 	c.segment(s, c.sndNxt, n, fin, now)
+	c.outputECN(s)
 	c.sndNxt = c.sndNxt.Add(s.Len())
 	if fin {
 		c.set(flagFinSent)
@@ -211,6 +212,9 @@ func (c *Conn) header(s *wire.Segment, seq Seq, now Time) {
 	s.Seq = uint32(seq)
 	s.Ack = uint32(c.rcvNxt)
 	s.Flags = wire.ACK
+	if c.has(flagEchoCE) {
+		s.Flags |= wire.ECE
+	}
 	s.Window = c.advertise()
 	if c.has(flagTimestamps) {
 		s.Timestamps = true

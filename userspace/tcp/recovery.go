@@ -72,6 +72,7 @@ func (c *Conn) enterFastRecovery(now Time) {
 	c.recover = c.sndNxt
 	c.highRxt = c.sndUna
 	c.congestion().OnLoss(&c.cwnd, c.outstanding(), now)
+	c.reduced()
 	c.clear(flagRescued)
 	c.set(flagForceRxt)
 	// The first retransmission gets a whole RTO to be acknowledged.
@@ -82,6 +83,7 @@ func (c *Conn) enterFastRecovery(now Time) {
 // (RFC 2018, 8).
 func (c *Conn) enterLossRecovery() {
 	c.congestion().OnTimeout(&c.cwnd, c.outstanding(), c.retries > 1)
+	c.reduced()
 	c.releaseSacked()
 	c.resend()
 }

@@ -19,6 +19,17 @@ const (
 	CWR
 )
 
+// ECN is what the IP header says of congestion (RFC 3168, 5).
+type ECN uint8
+
+// The codepoints.
+const (
+	NotECT ECN = iota // whoever sent it does not speak ECN: congestion drops it
+	ECT1
+	ECT0 // it may be marked instead
+	CE   // it was: congestion experienced
+)
+
 var flagNames = [8]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"}
 
 // Has reports whether all bits of want are set.

@@ -6,7 +6,6 @@ package wire
 type Packet struct {
 	Link    []byte // the layer-2 header, with up to two VLAN tags
 	Flow    Flow   // source is Remote, destination is Local
-	ECN     uint8  // the two ECN bits of the IP header (RFC 3168, 5)
 	Segment Segment
 
 	tcp []byte // TCP header and payload, cut to the IP length: what the checksum covers

@@ -38,15 +38,16 @@ func Parse(frame []byte, p *Packet) error {
 	p.Link = frame[:off:off]
 
 	var tcp []byte
+	var ecn byte
 	ip := frame[off:]
 	switch etherType {
 	case etherIPv4:
 		if tcp, err = parseIPv4(ip, protoTCP, &p.Flow); err == nil {
-			p.ECN = ip[1] & 3
+			ecn = ip[1] & 3
 		}
 	case etherIPv6:
 		if tcp, err = parseIPv6(ip, protoTCP, &p.Flow); err == nil {
-			p.ECN = ip[1] >> 4 & 3
+			ecn = ip[1] >> 4 & 3
 		}
 	default:
 		return ErrLinkType
@@ -54,7 +55,7 @@ func Parse(frame []byte, p *Packet) error {
 	if err != nil {
 		return err
 	}
-	return parseTCP(tcp, p)
+	return parseTCP(tcp, ECN(ecn), p)
 }
 
 // parseLink gives the EtherType behind up to two VLAN tags, and the length of the link header with them.
@@ -158,7 +159,7 @@ func upperLayer(next byte, rest []byte, proto byte) ([]byte, error) {
 }
 
 // parseTCP reads the header and options (RFC 9293, 3.1).
-func parseTCP(b []byte, p *Packet) error {
+func parseTCP(b []byte, ecn ECN, p *Packet) error {
 	if len(b) < tcpHeaderLen {
 		return ErrTruncated
 	}
@@ -174,6 +175,7 @@ func parseTCP(b []byte, p *Packet) error {
 		Ack:        binary.BigEndian.Uint32(b[8:]),
 		Flags:      Flags(b[13]),
 		Window:     binary.BigEndian.Uint16(b[14:]),
+		ECN:        ecn,
 		WScale:     -1,
 		Payload:    b[header:],
 		PayloadLen: len(b) - header,

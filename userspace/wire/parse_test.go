@@ -105,11 +105,11 @@ func TestParseReadsTheECNBits(t *testing.T) {
 	b6[etherHeaderLen+1] = 2 << 4
 	for _, tt := range []struct {
 		frame []byte
-		want  uint8
-	}{{b4, 3}, {b6, 2}} {
+		want  ECN
+	}{{b4, CE}, {b6, ECT0}} {
 		var p Packet
-		if err := Parse(tt.frame, &p); err != nil || p.ECN != tt.want {
-			t.Errorf("ECN %d (%v), want %d", p.ECN, err, tt.want)
+		if err := Parse(tt.frame, &p); err != nil || p.Segment.ECN != tt.want {
+			t.Errorf("ECN %d (%v), want %d", p.Segment.ECN, err, tt.want)
 		}
 	}
 }

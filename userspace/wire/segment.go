@@ -15,6 +15,7 @@ type Segment struct {
 	Seq, Ack uint32
 	Flags    Flags
 	Window   uint16 // as on the wire: not yet scaled
+	ECN      ECN    // of the IP header
 
 	MSS           uint16 // 0: option absent
 	WScale        int8   // -1: option absent (a Segment's zero value says 0: use Clear)

@@ -61,11 +61,11 @@ func (t *Template) Marshal(frame []byte, s *Segment) int {
 	ip := frame[t.linkLen:]
 	tcpLen := tcpHeaderLen + s.optionsLen() + s.PayloadLen
 	if t.ipv4 {
-		t.putIPv4(ip, tcpLen)
+		t.putIPv4(ip, tcpLen, s.ECN)
 		t.putTCP(ip[ipv4HeaderLen:ipv4HeaderLen+tcpLen], s)
 		return int(t.linkLen) + ipv4HeaderLen + tcpLen
 	}
-	t.putIPv6(ip, tcpLen)
+	t.putIPv6(ip, tcpLen, s.ECN)
 	t.putTCP(ip[ipv6HeaderLen:ipv6HeaderLen+tcpLen], s)
 	return int(t.linkLen) + ipv6HeaderLen + tcpLen
 }
@@ -77,9 +77,9 @@ func (t *Template) MarshalHeaders(b []byte, s *Segment) (length, tcp int) {
 	ip := b[t.linkLen:]
 	header := tcpHeaderLen + s.optionsLen()
 	if t.ipv4 {
-		t.putIPv4(ip, header+s.PayloadLen)
+		t.putIPv4(ip, header+s.PayloadLen, s.ECN)
 	} else {
-		t.putIPv6(ip, header+s.PayloadLen)
+		t.putIPv6(ip, header+s.PayloadLen, s.ECN)
 	}
 	tcp = int(t.linkLen) + t.ipLen()
 	length = tcp + header
@@ -91,10 +91,10 @@ func (t *Template) MarshalHeaders(b []byte, s *Segment) (length, tcp int) {
 // pseudoSum is the pseudo-header's sum for a TCP length.
 func (t *Template) pseudoSum(length int) uint16 { return addSum(t.addrs, protoTCP, uint16(length)) }
 
-func (t *Template) putIPv4(b []byte, tcpLen int) {
+func (t *Template) putIPv4(b []byte, tcpLen int, ecn ECN) {
 	b = b[:ipv4HeaderLen]
 	b[0] = 4<<4 | ipv4HeaderLen/4
-	b[1] = 0
+	b[1] = byte(ecn)
 	binary.BigEndian.PutUint16(b[2:], uint16(ipv4HeaderLen+tcpLen))
 	// With DF the identification means nothing, and 0 is as good as any (RFC 6864, 4.1).
 	binary.BigEndian.PutUint16(b[4:], 0)
@@ -104,13 +104,13 @@ func (t *Template) putIPv4(b []byte, tcpLen int) {
 	copy(b[12:], t.flow.Local[12:])
 	copy(b[16:], t.flow.Remote[12:])
 	// The sum of the header's words is known but for the addresses' share, which is known too.
-	sum := fold(uint64(t.addrs) + (4<<4|ipv4HeaderLen/4)<<8 + uint64(ipv4HeaderLen+tcpLen) + ipDF + hopLimit<<8 + protoTCP)
+	sum := fold(uint64(t.addrs) + (4<<4|ipv4HeaderLen/4)<<8 + uint64(ecn) + uint64(ipv4HeaderLen+tcpLen) + ipDF + hopLimit<<8 + protoTCP)
 	binary.BigEndian.PutUint16(b[10:], ^sum)
 }
 
-func (t *Template) putIPv6(b []byte, tcpLen int) {
+func (t *Template) putIPv6(b []byte, tcpLen int, ecn ECN) {
 	b = b[:ipv6HeaderLen]
-	binary.BigEndian.PutUint32(b, 6<<28)
+	binary.BigEndian.PutUint32(b, 6<<28|uint32(ecn)<<20)
 	binary.BigEndian.PutUint16(b[4:], uint16(tcpLen))
 	b[6] = protoTCP
 	b[7] = hopLimit

@@ -16,8 +16,8 @@
 // measurement makes a [lab.Lab], two anonymous network namespaces joined by a veth pair, and floods one
 // end of that. The program that makes the frames drops out for any other interface. The sources are of
 // ranges that nobody has (RFC 2544, RFC 3849). A measurement is bounded in time and in frames, and
-// everything in the kernel belongs to this process and its children, so that the kernel takes it away
-// however they end.
+// everything in the kernel, a rival's netfilter rules too, belongs to this process and its children or to the
+// lab's namespaces, so that the kernel takes it away however they end.
 package flood
 
 import (
@@ -42,6 +42,11 @@ const (
 	Xdptcp Server = "xdptcp"
 	// Kernel is the same http service on a listener of the kernel's, with SYN cookies.
 	Kernel Server = "kernel"
+	// Synproxy is netfilter's SYNPROXY before that.
+	Synproxy Server = "synproxy"
+	// XDPSynproxy is the XDP program of the kernel's selftest xdp_synproxy before SYNPROXY: it answers SYNs and
+	// drops forged ACKs, so that SYNPROXY gets the valid ones only.
+	XDPSynproxy Server = "xdp_synproxy"
 )
 
 // MaxDuration bounds one measurement.
@@ -55,7 +60,7 @@ type Options struct {
 	Rounds   int           // how often each is repeated
 	Rates    []Rate        // of the floods that Legit is measured under; none: it is not
 	IPv6     bool          // instead of IPv4
-	Rival    bool          // measure Kernel, too
+	Rivals   []Rival       // are measured, too; each once
 	Progress func(string)  // is told what is being done; may be nil
 }
 
@@ -68,6 +73,16 @@ func (o *Options) check() error {
 	case o.Rounds < 1:
 		return fmt.Errorf("flood: %d rounds: want at least 1", o.Rounds)
 	}
+	have := map[Server]bool{}
+	for _, r := range o.Rivals {
+		if have[r.Server] {
+			return fmt.Errorf("flood: the rival %s is given twice", r.Server)
+		}
+		have[r.Server] = true
+		if err := r.check(o.IPv6); err != nil {
+			return err
+		}
+	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
@@ -79,8 +94,8 @@ func (o *Options) servers(floor bool) (list []Server) {
 		list = append(list, Swap)
 	}
 	list = append(list, Xdptcp)
-	if o.Rival {
-		list = append(list, Kernel)
+	for _, r := range o.Rivals {
+		list = append(list, r.Server)
 	}
 	return list
 }

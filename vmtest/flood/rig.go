@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -50,22 +51,40 @@ func (o *Options) newRig(s Server) (_ *rig, err error) {
 	case Xdptcp:
 		err = r.serve(o.Binary, "attach", r.lab.Server.Iface, "--mode", "native", "--pin", "", "--metrics", "",
 			"--listen", fmt.Sprintf(":%d=http", port))
-	case Kernel:
-		if err = r.gen.attach(r.lab.Server, r.lab.Server.IfIndex, r.gen.objects.Pass, link.XDPDriverMode); err != nil {
-			return nil, err
-		}
-		for name, value := range map[string]string{"net.ipv4.tcp_syncookies": "1", "net.core.somaxconn": "4096"} {
-			if err := r.lab.Server.SetSysctl(name, value); err != nil {
-				return nil, err
-			}
-		}
-		err = r.serve(o.Binary, "bench", "serve", fmt.Sprintf(":%d", port))
+	default:
+		err = r.serveRival(o, o.Rivals[slices.IndexFunc(o.Rivals, func(r Rival) bool { return r.Server == s })])
 	}
 	if err != nil {
 		return nil, err
 	}
 	// Only real frames: the client's kernel cuts segments and sums them, as for a wire.
 	return r, errors.Join(r.lab.Client.Offload(false), r.lab.Server.Offload(false))
+}
+
+// serveRival brings a rival up: the kernel's listener, and what is in front of it.
+func (r *rig) serveRival(o *Options, rival Rival) (err error) {
+	syncookies := "1"
+	if rival.Server != Kernel {
+		syncookies = "2" // always, as in the selftest of xdp_synproxy
+		// Before the program, which needs conntrack: the rules load it if it is a module.
+		if err := r.synproxy(o.IPv6); err != nil {
+			return err
+		}
+	}
+	if rival.Server == XDPSynproxy {
+		err = r.attachXDPSynproxy(rival)
+	} else {
+		err = r.gen.attach(r.lab.Server, r.lab.Server.IfIndex, r.gen.objects.Pass, link.XDPDriverMode)
+	}
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"net.ipv4.tcp_syncookies": syncookies, "net.core.somaxconn": "4096"} {
+		if err := r.lab.Server.SetSysctl(name, value); err != nil {
+			return err
+		}
+	}
+	return r.serve(o.Binary, "bench", "serve", fmt.Sprintf(":%d", port))
 }
 
 // serve starts a server process in the server's namespace and waits for its ready line.
