@@ -113,12 +113,31 @@ func (c *Conn) Read(b []byte) (int, error) {
 			}
 			return 0, io.EOF
 		}
-		if s.mayPoll(c) {
-			s.poll(c)
-		} else {
-			c.canRead.Wait()
-		}
+		c.waitRead()
 	}
+}
+
+// waitRead waits until there may be something for a reader. The lock is held, but not meanwhile.
+func (c *Conn) waitRead() {
+	switch s := c.shard; {
+	case s.unsent:
+		s.unlock() // which flushes; then there may be something already
+		s.mu.Lock()
+	case s.mayPoll(c):
+		s.poll(c)
+	default:
+		c.canRead.Wait()
+	}
+}
+
+// waitWrite waits until there may be room for a writer. The lock is held, but not meanwhile.
+func (c *Conn) waitWrite() {
+	if s := c.shard; s.unsent {
+		s.unlock() // which flushes; then there may be room already
+		s.mu.Lock()
+		return
+	}
+	c.canWrite.Wait()
 }
 
 // Write sends b. It returns when all of b is in the send buffer.
@@ -148,12 +167,7 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 		if n == len(b) {
 			return n, nil
 		}
-		if s.unsent {
-			s.unlock() // which flushes; then there may be room already
-			s.mu.Lock()
-			continue
-		}
-		c.canWrite.Wait()
+		c.waitWrite()
 	}
 }
 
