@@ -12,7 +12,7 @@ import (
 	"github.com/xdptcp/xdptcp/userspace/wire"
 )
 
-// A burstLink is a Link that can have segments cut by the kernel: *afxdp.Socket in copy mode.
+// A burstLink is a Link that may have segments cut by the kernel, if Burst is not nil: *afxdp.Socket.
 type burstLink interface {
 	Burst() []byte
 	TransmitBurst(b afxdp.Burst, segments int) error
@@ -92,8 +92,10 @@ func (s *shard) sendBurst(c *Conn) {
 		return
 	}
 	s.sendCut(c)
-	// No room now (a queue of the device is full, say) is not for ever.
-	if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOBUFS) {
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+		// No room now, in a queue of the device or in memory, is not for ever.
+	default:
 		s.engine.log.Warn("the kernel refuses to cut segments: they go out one by one from now on", "queue", s.queue, "err", err)
 		b.link = nil
 	}

@@ -70,8 +70,8 @@ func (b *burster) close() error {
 	return unix.Close(fd)
 }
 
-// Burst returns the memory for a burst, MaxBurst bytes; nil if this socket sends none: in zero-copy mode, where the TX ring
-// is the faster way, and what is on it would be overtaken.
+// Burst returns the memory for a burst, MaxBurst bytes; nil if this socket sends none: without Config.Bursts, and in zero-copy
+// mode, where the TX ring is the faster way, and what is on it would be overtaken.
 func (s *Socket) Burst() []byte {
 	if s.burst.buf == nil {
 		return nil

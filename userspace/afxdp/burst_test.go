@@ -28,7 +28,7 @@ func burstFrame(b []byte, payload int) Burst {
 
 func TestABurstArrivesAsSegments(t *testing.T) {
 	l := newLab(t)
-	s := l.open(t, Config{TxFrames: 16})
+	s := l.open(t, Config{TxFrames: 16, Bursts: true})
 	arrived := l.countArrivals(t) // an XDP program at the peer, so the device does not take it whole
 	if s.ZeroCopy() || len(s.Burst()) != MaxBurst {
 		t.Fatalf("no room for a burst: %d bytes", len(s.Burst()))
@@ -46,9 +46,16 @@ func TestABurstArrivesAsSegments(t *testing.T) {
 	wantChunksAccounted(t, s)
 }
 
+func TestWhoDoesNotAskForBurstsHasNone(t *testing.T) {
+	l := newLab(t)
+	if s := l.open(t, Config{}); s.Burst() != nil {
+		t.Error("there is room for one")
+	}
+}
+
 func TestABurstGoesBehindWhatIsOnTheRing(t *testing.T) {
 	l := newLab(t)
-	s := l.open(t, Config{TxFrames: 16})
+	s := l.open(t, Config{TxFrames: 16, Bursts: true})
 	arrived := l.countArrivals(t)
 	before := arrived(t)
 	d, _ := s.Alloc()
@@ -71,7 +78,7 @@ func TestABurstGoesBehindWhatIsOnTheRing(t *testing.T) {
 
 func TestAKernelThatRefusesABurstSaysSo(t *testing.T) {
 	l := newLab(t)
-	s := l.open(t, Config{TxFrames: 16})
+	s := l.open(t, Config{TxFrames: 16, Bursts: true})
 	b := burstFrame(s.Burst(), 2*1460)
 	b.MSS = 0
 	if err := s.TransmitBurst(b, 2); !errors.Is(err, unix.EINVAL) {

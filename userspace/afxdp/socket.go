@@ -110,7 +110,7 @@ func (s *Socket) setup(cfg Config) (err error) {
 		return fail("getsockopt XDP_OPTIONS", err)
 	}
 	s.zero = opts&unix.XDP_OPTIONS_ZEROCOPY != 0
-	if !s.zero {
+	if cfg.Bursts && !s.zero {
 		if err = s.burst.open(cfg.IfIndex); err != nil {
 			return fail("make the socket for bursts", err)
 		}

@@ -67,6 +67,10 @@ func newRig(ctx context.Context, stack string, o *options) (_ *rig, err error) {
 			return nil, err
 		}
 	}
+	// Before the server looks at them …
+	if err := errors.Join(r.lab.Client.Offload(false), r.lab.Server.Offload(false)); err != nil {
+		return nil, err
+	}
 	args := []string{verbServe, stack, r.lab.Server.Iface, r.lab.Client.MAC.String()}
 	if o.profile != "" {
 		path, err := filepath.Abs(filepath.Join(o.profile, stack+".pprof"))
@@ -91,7 +95,7 @@ func newRig(ctx context.Context, stack string, o *options) (_ *rig, err error) {
 	if line, err := r.answer(); err != nil || line != "ready" {
 		return nil, fmt.Errorf("the server did not get ready; it said %q (%w), and on stderr: %s", line, err, r.stderr.String())
 	}
-	// After the server's XDP program is there: the driver decides on some of them anew.
+	// … and again when its XDP program is there: the driver decides on some of them anew.
 	return r, errors.Join(r.lab.Client.Offload(false), r.lab.Server.Offload(false))
 }
 
