@@ -97,7 +97,6 @@ func (s *Socket) TransmitBurst(b Burst, segments int) error {
 	binary.NativeEndian.PutUint16(head[4:], uint16(b.MSS))
 	binary.NativeEndian.PutUint16(head[6:], uint16(b.TCP))
 	binary.NativeEndian.PutUint16(head[8:], tcpChecksumOffset)
-	s.counters.txKicks.Add(1)
 	if _, err := unix.Write(s.burst.fd, s.burst.buf[:virtioHeader+b.Len]); err != nil {
 		return fmt.Errorf("afxdp: send a burst: %w", err)
 	}

@@ -14,8 +14,8 @@ type Stats struct {
 	// Ours.
 	RxFrames, RxBytes uint64 // taken by Receive
 	TxFrames, TxBytes uint64 // put on the TX ring by Transmit, and in bursts
-	TxBursts          uint64 // frames that the kernel was given to cut
-	TxKicks           uint64 // system calls to make the kernel send
+	TxBursts          uint64 // frames that the kernel was given to cut, with a system call for each
+	TxKicks           uint64 // system calls to make the kernel send what is on the TX ring
 	RxWakeups         uint64 // system calls to make the driver look at the fill ring
 	Polls             uint64 // system calls to wait
 
