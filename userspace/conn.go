@@ -120,8 +120,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 // waitRead waits until there may be something for a reader. The lock is held, but not meanwhile.
 func (c *Conn) waitRead() {
 	switch s := c.shard; {
-	case s.unsent:
-		s.unlock() // which flushes; then there may be something already
+	case s.owes():
+		s.unlock() // and then there may be something already
 		s.mu.Lock()
 	case s.mayPoll(c):
 		s.poll(c)
@@ -132,8 +132,8 @@ func (c *Conn) waitRead() {
 
 // waitWrite waits until there may be room for a writer. The lock is held, but not meanwhile.
 func (c *Conn) waitWrite() {
-	if s := c.shard; s.unsent {
-		s.unlock() // which flushes; then there may be room already
+	if s := c.shard; s.owes() {
+		s.unlock() // and then there may be room already
 		s.mu.Lock()
 		return
 	}

@@ -95,6 +95,36 @@ func TestTheReaderThatWaitsForFramesTakesInThoseOfOthersToo(t *testing.T) {
 	}
 }
 
+func TestTheReaderThatWaitsForFramesWakesOtherReadersAtOnce(t *testing.T) {
+	a := newAlone(t)
+	first := a.flow.RemotePort
+	a.from(40001)
+	c := a.connect()
+	got := make(chan error, 1)
+	best := time.Hour
+	for seq := uint32(501); seq < 506; seq++ {
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			got <- err
+		}()
+		for a.from(first); !a.polls(); {
+			a.ping()
+		}
+		a.from(40001)
+		start := time.Now()
+		a.send(wire.ACK|wire.PSH, seq, peerISS+1, "x", nil)
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(start))
+		a.link.next(t) // the delayed acknowledgment
+	}
+	// Not only when something else happens: the acknowledgments are due within 40 ms.
+	if best > 10*time.Millisecond {
+		t.Errorf("at best, the other reader has its data after %v", best)
+	}
+}
+
 func TestWhenTheReaderStaysAwayTheLoopTakesOver(t *testing.T) {
 	a := newAlone(t)
 	a.stay <- struct{}{} // no more Read after the next answer

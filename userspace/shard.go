@@ -173,6 +173,9 @@ func (s *shard) unlock() {
 	}
 }
 
+// owes reports whether unlock has more to do than to release the lock: who waits for a condition must have done that before.
+func (s *shard) owes() bool { return s.unsent || len(s.wake) > 0 }
+
 // input takes one frame in, with the handshake record that came with it (nil: none).
 func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
 	p := &s.packet
