@@ -48,8 +48,8 @@ type Socket struct {
 }
 
 // The kernel frees a queue some moments after its last socket is gone (a work item, after an RCU grace
-// period), so EBUSY at bind is only believed after this long.
-const busyPatience = 300 * time.Millisecond
+// period; on a busy machine that may take a second), so EBUSY at bind is only believed after this long.
+const busyPatience = 2 * time.Second
 
 // Open opens a socket on a device's queue, in the network namespace of the calling thread, with all
 // RX chunks on the fill ring. Frames come once its FD is in the XSKMAP of the XDP program on that device.
