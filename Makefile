@@ -4,6 +4,7 @@ GO        ?= go
 CLANG     := 19
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BENCH     := userspace/bench
 C_FILES   := $(wildcard bpf/*.c bpf/*.h bpf/testdata/*.c bpf/testdata/*.h vmtest/flood/*.c)
 
 .PHONY: help
@@ -24,7 +25,7 @@ demo-stay: build ## the same, and keep the lab until Ctrl-C
 	./bin/xdptcp demo
 
 .PHONY: test
-test: deps lint generate-check unit e2e kernels ## everything CI runs (as root)
+test: deps lint generate-check unit e2e bench-check kernels ## everything CI runs (as root)
 
 .PHONY: deps
 deps: ## install what the tests need and this machine lacks (apt)
@@ -35,6 +36,7 @@ lint: ## gofmt, go vet, staticcheck, clang-format
 	@test -z "$$(gofmt -l .)" || { echo "gofmt -w these:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
+	cd $(BENCH) && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 	clang-format-$(CLANG) --dry-run --Werror $(C_FILES)
 
 .PHONY: format
@@ -72,6 +74,14 @@ bench: ## nanoseconds per packet, net of the harness: the XDP program, and besid
 .PHONY: bench-flood
 bench-flood: build ## a SYN flood, live in a lab: answers, and honest clients beside it (as root; RIVAL= without SYNPROXYs)
 	rival="$(RIVAL)" && ./bin/xdptcp bench flood --rival kernel $${rival:+--rival synproxy --rival "xdp_synproxy=$$rival"}
+
+.PHONY: bench-engine
+bench-engine: ## the engine beside gVisor's netstack and the kernel, over veth (as root, three minutes); ARGS=-help
+	cd $(BENCH) && $(GO) build -o ../../bin/bench . && cd ../.. && ./bin/bench $(ARGS)
+
+.PHONY: bench-check
+bench-check: ## that bench-engine works: a moment of each of its figures (as root)
+	cd $(BENCH) && $(GO) test -timeout 5m ./...
 
 .PHONY: clean
 clean: ## remove what build made

@@ -39,6 +39,41 @@ func (t *flowTable) Delete(f wire.Flow) error {
 	return err
 }
 
+// DeleteAll forgets many flows, with a system call for each of the two tables and not for each flow.
+func (t *flowTable) DeleteAll(flows []wire.Flow) error {
+	var keys4 []bpf.Flow4
+	var keys6 []bpf.Flow6
+	for _, f := range flows {
+		if f.IsIPv4() {
+			keys4 = append(keys4, flow4(f))
+		} else {
+			keys6 = append(keys6, flow6(f))
+		}
+	}
+	return errors.Join(
+		deleteBatch(t.flows4, keys4, func(k bpf.Flow4) { t.sketch.gone(fromFlow4(k)) }),
+		deleteBatch(t.flows6, keys6, func(k bpf.Flow6) { t.sketch.gone(fromFlow6(k)) }),
+	)
+}
+
+// deleteBatch deletes the keys from m, and calls gone for each that was there. The kernel stops at one that was not.
+func deleteBatch[K any](m *ebpf.Map, keys []K, gone func(K)) error {
+	for len(keys) > 0 {
+		n, err := m.BatchDelete(keys, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		for _, k := range keys[:n] {
+			gone(k)
+		}
+		if err == nil {
+			return nil
+		}
+		keys = keys[min(n+1, len(keys)):]
+	}
+	return nil
+}
+
 // Flows calls f for each flow. Flows that come or go meanwhile may be seen or not.
 func (t *flowTable) Flows(f func(wire.Flow) bool) error {
 	more, err := eachFlow(t.flows4, fromFlow4, f)

@@ -5,6 +5,7 @@ package loader
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -86,5 +87,51 @@ func TestFlowsAreReadInMoreThanOneBatch(t *testing.T) {
 	more, err := eachFlow(m, fromFlow4, func(f wire.Flow) bool { seen[f] = true; return true })
 	if err != nil || !more || len(seen) != 5*flowBatch {
 		t.Errorf("%d flows, more %v, %v", len(seen), more, err)
+	}
+}
+
+func TestABatchDeletesWhatIsThereAndSkipsWhatIsNot(t *testing.T) {
+	m := loadProgram(t, nil).Flows4
+	key := func(port uint16) bpf.Flow4 { return bpf.Flow4{Remote: 1, Local: 2, RemotePort: port, LocalPort: 80} }
+	for _, row := range []struct {
+		name                string
+		have, delete, stays []uint16
+	}{
+		{"none", nil, nil, nil},
+		{"all", []uint16{1, 2, 3}, []uint16{1, 2, 3}, nil},
+		{"some", []uint16{1, 2, 3}, []uint16{3, 1}, []uint16{2}},
+		{"one that is not there first", []uint16{1, 2}, []uint16{9, 1, 2}, nil},
+		{"some that are not there in the middle", []uint16{1, 2}, []uint16{1, 8, 9, 2}, nil},
+		{"one that is not there last", []uint16{1, 2, 3}, []uint16{2, 1, 9}, []uint16{3}},
+		{"none that is there", []uint16{1}, []uint16{8, 9}, []uint16{1}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for _, port := range row.have {
+				if err := m.Put(key(port), bpf.Handshake{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var keys []bpf.Flow4
+			for _, port := range row.delete {
+				keys = append(keys, key(port))
+			}
+			var gone, stays []uint16
+			if err := deleteBatch(m, keys, func(k bpf.Flow4) { gone = append(gone, k.RemotePort) }); err != nil {
+				t.Fatal(err)
+			}
+			for _, port := range row.have {
+				if m.Lookup(key(port), new(bpf.Handshake)) == nil {
+					stays = append(stays, port)
+					if err := m.Delete(key(port)); err != nil {
+						t.Fatal(err)
+					}
+				} else if !slices.Contains(gone, port) {
+					t.Errorf("%d is gone, and was not counted", port)
+				}
+			}
+			if !slices.Equal(stays, row.stays) || len(gone)+len(stays) != len(row.have) {
+				t.Errorf("%v are gone, %v stay; want %v to stay", gone, stays, row.stays)
+			}
+		})
 	}
 }

@@ -87,6 +87,21 @@ func (d *netdev) sharesHost() bool {
 	return false
 }
 
+// finishesSegments says whether what the kernel cuts and sums for this interface is finished when its peer sees it: a card
+// does it, or the kernel, but a veth or virtio device that claims to do it leaves it undone.
+func (d *netdev) finishesSegments() bool {
+	if !d.sharesHost() {
+		return true
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	claims, err := getValue(fd, d.name, unix.ETHTOOL_GTXCSUM)
+	return err == nil && claims == 0
+}
+
 // frameSize is the UMEM chunk that holds this interface's frames.
 func (d *netdev) frameSize() (int, error) {
 	const headroom = 256  // XDP_PACKET_HEADROOM, which the kernel keeps at the chunk's start
@@ -106,9 +121,10 @@ func (d *netdev) openSockets() ([]*afxdp.Socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	bursts := d.finishesSegments()
 	var sockets []*afxdp.Socket
 	for queue := range d.queues {
-		s, err := afxdp.Open(afxdp.Config{IfIndex: d.index, Queue: queue, FrameSize: size})
+		s, err := afxdp.Open(afxdp.Config{IfIndex: d.index, Queue: queue, FrameSize: size, Bursts: bursts})
 		if err != nil {
 			for _, s := range sockets {
 				_ = s.Close() // the first error is the one to tell

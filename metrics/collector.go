@@ -211,6 +211,7 @@ func (s scrape) socket(queue string, st *afxdp.Stats) {
 	s.counter(queueInvalid, st.RxInvalidDescs, queue, "fill")
 	s.counter(queueInvalid, st.TxInvalidDescs, queue, "tx")
 	s.counter(queueSyscalls, st.TxKicks, queue, "tx_kick")
+	s.counter(queueSyscalls, st.TxBursts, queue, "tx_burst")
 	s.counter(queueSyscalls, st.RxWakeups, queue, "rx_wakeup")
 	s.counter(queueSyscalls, st.Polls, queue, "poll")
 }

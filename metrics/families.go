@@ -195,6 +195,6 @@ var families = [familyCount]struct {
 	queueInvalid: {"queue_invalid_descriptors_total", []string{"queue", "ring"},
 		"Ring entries that the kernel refused. Should stay 0: anything else is a defect in xdptcp, please report it."},
 	queueSyscalls: {"queue_syscalls_total", []string{"queue", "call"},
-		"System calls of the queue's socket: tx_kick (to send), rx_wakeup (to make the driver look at the fill ring), poll " +
-			"(to wait). Per frame they show how well batching works."},
+		"System calls of the queue's socket: tx_kick (to send), tx_burst (to send many segments as one frame that the kernel " +
+			"cuts), rx_wakeup (to make the driver look at the fill ring), poll (to wait). Per frame they show how well batching works."},
 }

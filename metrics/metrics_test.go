@@ -248,7 +248,7 @@ func TestSocketsAreExportedByQueue(t *testing.T) {
 	src := newFakeSource()
 	src.sockets = []afxdp.Stats{{}, {
 		RxFrames: 1, RxBytes: 2, TxFrames: 3, TxBytes: 4, TxKicks: 5, RxWakeups: 6, Polls: 7,
-		RxDropped: 8, RxInvalidDescs: 9, TxInvalidDescs: 10, RxRingFull: 11, FillRingEmpty: 12, TxRingEmpty: 13,
+		RxDropped: 8, RxInvalidDescs: 9, TxInvalidDescs: 10, RxRingFull: 11, FillRingEmpty: 12, TxRingEmpty: 13, TxBursts: 14,
 	}}
 	var queue1 []string
 	for line := range strings.Lines(series(t, NewCollector(src))) {
@@ -269,6 +269,7 @@ xdptcp_queue_ring_empty_total{queue="1",ring="fill"} 12
 xdptcp_queue_ring_empty_total{queue="1",ring="tx"} 13
 xdptcp_queue_syscalls_total{call="poll",queue="1"} 7
 xdptcp_queue_syscalls_total{call="rx_wakeup",queue="1"} 6
+xdptcp_queue_syscalls_total{call="tx_burst",queue="1"} 14
 xdptcp_queue_syscalls_total{call="tx_kick",queue="1"} 5`
 	if got := strings.Join(queue1, "\n"); got != strings.TrimSpace(want) {
 		t.Errorf("exported\n%s\nwant%s", got, want)

@@ -81,6 +81,7 @@ func (c *Conn) notify(ev tcp.Event) {
 func (c *Conn) wakeUp() {
 	if c.woken&(tcp.Readable|tcp.Closed) != 0 {
 		c.canRead.Broadcast()
+		c.shard.recall(c)
 	}
 	if c.woken&(tcp.Writable|tcp.Closed) != 0 {
 		if c.canWrite != nil {
@@ -117,6 +118,19 @@ func (c *Conn) Read(b []byte) (int, error) {
 		if err := c.nothingComes(); err != nil {
 			return 0, err
 		}
+		c.waitRead()
+	}
+}
+
+// waitRead waits until there may be something for a reader. The lock is held, but not meanwhile.
+func (c *Conn) waitRead() {
+	switch s := c.shard; {
+	case s.owes():
+		s.unlock() // and then there may be something already
+		s.mu.Lock()
+	case s.mayPoll(c):
+		s.poll(c)
+	default:
 		c.canRead.Wait()
 	}
 }
@@ -145,6 +159,20 @@ func (c *Conn) nothingComes() error {
 	return io.EOF
 }
 
+// waitWrite waits until there may be room for a writer. The lock is held, but not meanwhile.
+func (c *Conn) waitWrite() {
+	s := c.shard
+	if s.owes() {
+		s.unlock() // which flushes; then there may be room already
+		s.mu.Lock()
+		return
+	}
+	if c.canWrite == nil {
+		c.canWrite = sync.NewCond(&s.mu)
+	}
+	c.canWrite.Wait()
+}
+
 // Write sends b. It returns when all of b is in the send buffer.
 func (c *Conn) Write(b []byte) (n int, err error) {
 	c.writing.Lock()
@@ -163,7 +191,7 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 		if n == len(b) {
 			return n, nil
 		}
-		c.waitToWrite()
+		c.waitWrite()
 	}
 }
 
@@ -183,17 +211,9 @@ func (c *Conn) mayWrite() error {
 	return nil
 }
 
-func (c *Conn) waitToWrite() {
-	if c.canWrite == nil {
-		c.canWrite = sync.NewCond(&c.shard.mu)
-	}
-	c.canWrite.Wait()
-}
-
-// drive sends what there is to send, in the caller's own time slice. The lock is held.
+// drive has what there is to send go out in the caller's own time slice, when unlock is called.
 func (c *Conn) drive() {
 	c.shard.output(c, c.shard.engine.clock.now())
-	c.shard.flush()
 }
 
 // Close ends both directions. What was written is still delivered in the background, unless SetLinger said otherwise.

@@ -17,7 +17,7 @@ import (
 )
 
 // A Link moves the frames of one queue. *afxdp.Socket is the one that matters; its comments are the
-// contract. All methods but Wait and Wake are called with the shard's lock held.
+// contract. All methods but Wait, Flush and Wake are called with the shard's lock held.
 type Link interface {
 	Receive([]afxdp.Desc) int
 	Frame(afxdp.Desc) []byte
@@ -39,6 +39,11 @@ type FlowTable interface {
 	Flows(f func(wire.Flow) bool) error
 	// Keys are the cookie keys in use: the engine answers a SYN itself where it reuses TIME-WAIT.
 	Keys() *bpf.CookieKeys
+}
+
+// A batchDeleter is a FlowTable that forgets many flows at the cost of one.
+type batchDeleter interface {
+	DeleteAll([]wire.Flow) error
 }
 
 // Config tells New what to run.
@@ -172,13 +177,23 @@ func (e *Engine) Close(grace time.Duration) {
 		close(e.stop)
 		for _, s := range e.shards {
 			s.abortConns()
-			s.link.Wake()
+			s.recallLoop()
 		}
 		e.loops.Wait()
 		for _, s := range e.shards {
 			s.forgetAll()
 		}
 	})
+}
+
+// stopping reports whether Close is past the grace.
+func (e *Engine) stopping() bool {
+	select {
+	case <-e.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // Lost tells of queues that can't be served any more, mostly because their interface is gone. Their

@@ -141,7 +141,7 @@ func (c *Conn) reserve(f *tcp.Fill, limit int64) error {
 		if c.tcp.Reserve(f, int(min(limit, math.MaxInt32))) {
 			return nil
 		}
-		c.waitToWrite()
+		c.waitWrite()
 	}
 }
 
@@ -203,7 +203,7 @@ func (c *Conn) take(d *tcp.Drain) error {
 		if err := c.nothingComes(); err != nil {
 			return err
 		}
-		c.canRead.Wait()
+		c.waitRead()
 	}
 }
 

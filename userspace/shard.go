@@ -5,8 +5,10 @@ package userspace
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xdptcp/xdptcp/bpf"
@@ -50,21 +52,31 @@ type shard struct {
 	// sleepUntil is when the loop will wake by itself; who sets an earlier timer wakes it. 0: it is awake.
 	sleepUntil tcp.Time
 	health     health
-	trimAt     tcp.Time // when the pool gives back what nobody needs
+	trimAt     tcp.Time      // when the pool gives back what nobody needs
+	txErrors   atomic.Uint64 // failed flushes
 
 	// Reused for every batch, so that nothing is allocated per packet.
-	descs  [batchSize]afxdp.Desc
-	packet wire.Packet
-	icmp   wire.ICMPError
-	record bpf.Handshake
-	out    wire.Segment
-	dirty  []*Conn // had input or a timer in this turn: output is due
-	wake   []*Conn // have goroutines to wake before the lock is released
+	descs   [batchSize]afxdp.Desc
+	packet  wire.Packet
+	icmp    wire.ICMPError
+	record  bpf.Handshake
+	out     wire.Segment
+	sending [1]afxdp.Desc
+	burst   burst
+	gone    []wire.Flow // of dropped connections, to be deleted from XDP's table
+	dirty   []*Conn     // had input or a timer in this turn: output is due
+	wake    []*Conn     // have goroutines to wake before the lock is released
+	polling polling
+	unsent  bool // there are frames on the TX ring, to be flushed when the lock is released
 }
 
 func newShard(e *Engine, queue int, link Link) *shard {
 	s := &shard{engine: e, queue: queue, link: link, tcp: *e.cfg.TCP, conns: newConnTable(e.flowHash)}
 	s.tcp.Pool = tcp.NewPool(max(1, e.cfg.Memory/len(e.cfg.Links)/poolChunk))
+	if l, ok := link.(burstLink); ok && l.Burst() != nil {
+		s.burst.link = l
+	}
+	s.polling.call.L = &s.mu
 	s.health.turned.Store(int64(e.clock.now()))
 	return s
 }
@@ -73,21 +85,22 @@ func newShard(e *Engine, queue int, link Link) *shard {
 func (s *shard) loop() {
 	defer s.engine.loops.Done()
 	for {
-		s.mu.Lock()
-		timeout := s.timeout()
-		s.mu.Unlock()
+		timeout := s.standBy()
+		if s.engine.stopping() {
+			return
+		}
 		if _, err := s.link.Wait(timeout); err != nil {
 			s.abortConns()
 			s.engine.lost <- fmt.Errorf("queue %d is lost: %w", s.queue, err)
 			return
 		}
-		select {
-		case <-s.engine.stop:
+		if s.engine.stopping() {
 			return
-		default:
 		}
 		for s.turn() == batchSize {
 		}
+		// Who was woken runs now, on this thread, and not on another one that must be woken for it first.
+		runtime.Gosched()
 	}
 }
 
@@ -107,7 +120,14 @@ func (s *shard) timeout() time.Duration {
 // turn processes one batch of frames and what is due, and returns how many frames there were.
 func (s *shard) turn() int {
 	s.mu.Lock()
+	defer s.unlock()
+	return s.takeTurn()
+}
+
+// takeTurn is turn for who holds the lock, and calls unlock.
+func (s *shard) takeTurn() int {
 	s.sleepUntil = 0 // awake: nobody needs to wake the loop for an earlier timer
+	s.polling.busy, s.polling.reader = false, nil
 	now := s.engine.clock.now()
 	s.health.turned.Store(int64(now))
 	n := s.link.Receive(s.descs[:])
@@ -131,37 +151,40 @@ func (s *shard) turn() int {
 			s.markDirty(c)
 		}
 	}
+	s.polling.noteTurn(s.dirty)
 	for i, c := range s.dirty {
 		c.dirty = false
 		s.dirty[i] = nil
 		s.output(c, now)
 	}
 	s.dirty = s.dirty[:0]
-	work = maxDue
-	for c := s.waiting.expired(now); c != nil && work > 0; c = s.waiting.expired(now) {
-		s.forget(c)
-		work--
-	}
+	s.expire(now)
 	if s.trimAt <= now {
 		s.tcp.Pool.TrimUnused()
 		s.strays.trim()
 		s.trimAt = now.Add(trimEvery)
 	}
-	s.flush()
-	s.unlock()
 	return n
 }
 
-// unlock wakes the goroutines that have something to do, and releases the lock. They are woken last,
-// because woken earlier they would only run into the lock.
+// unlock wakes the goroutines that have something to do, releases the lock, and has what is on the TX ring sent. They are
+// woken late, because woken earlier they would only run into the lock. And it is sent without the lock, because that takes long.
 func (s *shard) unlock() {
 	for i, c := range s.wake {
 		s.wake[i] = nil
 		c.wakeUp()
 	}
 	s.wake = s.wake[:0]
+	unsent := s.unsent
+	s.unsent = false
 	s.mu.Unlock()
+	if unsent {
+		s.flush()
+	}
 }
+
+// owes reports whether unlock has more to do than to release the lock: who waits for a condition must have done that before.
+func (s *shard) owes() bool { return s.unsent || len(s.wake) > 0 }
 
 // input takes one frame in, with the handshake record that came with it (nil: none).
 func (s *shard) input(frame []byte, record *bpf.Handshake, now tcp.Time) {
@@ -326,7 +349,7 @@ func (s *shard) markDirty(c *Conn) {
 	}
 }
 
-// output sends all that a connection has to send now. The caller flushes.
+// output puts all that a connection has to send now on the TX ring, or sends it in bursts; unlock flushes.
 func (s *shard) output(c *Conn, now tcp.Time) {
 	retransmits := c.tcp.Retransmits()
 	for {
@@ -345,7 +368,7 @@ func (s *shard) output(c *Conn, now tcp.Time) {
 				break
 			}
 		}
-		if !c.tcp.Output(&s.out, now) {
+		if !s.collect(c, now) {
 			s.link.Free(d)
 			break
 		}
@@ -400,17 +423,50 @@ func (s *shard) leave(c *Conn, now tcp.Time) {
 	}
 }
 
+// expire forgets the connections that have waited for long enough, or are too many: some of them, before the next batch of frames.
+func (s *shard) expire(now tcp.Time) {
+	if s.waiting.next() > now {
+		return
+	}
+	for c := s.waiting.expired(now); c != nil && len(s.gone) < maxDue; c = s.waiting.expired(now) {
+		s.drop(c)
+	}
+	s.deleteGone()
+}
+
 // forget drops all that the shard has of a connection, and XDP's flow with it.
 func (s *shard) forget(c *Conn) {
+	s.drop(c)
+	s.deleteGone()
+}
+
+// drop is forget without the flow, which deleteGone deletes.
+func (s *shard) drop(c *Conn) {
 	if !s.conns.remove(c) {
 		return
 	}
 	c.forgotten = true
 	s.waiting.remove(c)
 	s.timers.remove(c)
-	flow := c.flow()
-	s.deleteFlow(flow)
-	s.engine.owners.release(&flow) // last: whoever claims the flow now must find XDP's table clean
+	s.gone = append(s.gone, c.flow())
+}
+
+// deleteGone deletes the flows of dropped connections. It is called before the next frame is looked at: a flow that was opened
+// anew must not be deleted for the old one's sake. They are released last: whoever claims one then must find XDP's table clean.
+func (s *shard) deleteGone() {
+	if table, ok := s.engine.cfg.Flows.(batchDeleter); ok && len(s.gone) > 1 {
+		if err := table.DeleteAll(s.gone); err != nil {
+			s.engine.log.Warn("flows not deleted from XDP's table", "flows", len(s.gone), "err", err)
+		}
+	} else {
+		for _, f := range s.gone {
+			s.deleteFlow(f)
+		}
+	}
+	for i := range s.gone {
+		s.engine.owners.release(&s.gone[i])
+	}
+	s.gone = s.gone[:0]
 }
 
 func (s *shard) deleteFlow(f wire.Flow) {
@@ -440,12 +496,15 @@ func (s *shard) transmit(d afxdp.Desc, length int) {
 		s.stats.PureAcksOut++
 	}
 	d.Len = uint32(length)
-	s.link.Transmit([]afxdp.Desc{d})
+	s.sending[0] = d
+	s.link.Transmit(s.sending[:])
+	s.unsent = true
 }
 
+// flush needs no lock.
 func (s *shard) flush() {
 	if err := s.link.Flush(); err != nil {
-		s.stats.TxErrors++
+		s.txErrors.Add(1)
 		s.engine.log.Debug("transmit", "queue", s.queue, "err", err)
 	}
 }
@@ -506,7 +565,6 @@ func (s *shard) each(f func(*Conn, tcp.Time) bool) (n int) {
 		c.notify(tcp.Readable | tcp.Writable | tcp.Closed)
 		s.output(c, now)
 	}
-	s.flush()
 	return n
 }
 
@@ -515,6 +573,10 @@ func (s *shard) forgetAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns.all() {
-		s.forget(c)
+		s.drop(c)
+		if len(s.gone) >= 1024 {
+			s.deleteGone()
+		}
 	}
+	s.deleteGone()
 }

@@ -97,6 +97,7 @@ func (e *Engine) Stats() (sum Stats) {
 			r := s.tcp.Pool.Refusals()
 			st.MemoryRefused, st.OutOfOrderRefused = r.Memory, r.OutOfOrder
 			st.SendBufferFull, st.ReceiveBufferFull = r.SendBuffer, r.ReceiveBuffer
+			st.TxErrors = s.txErrors.Load()
 			sum.add(st)
 		})
 	}

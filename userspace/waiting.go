@@ -7,6 +7,7 @@ import "github.com/xdptcp/xdptcp/userspace/tcp"
 // The bound of the queue, and how long a connection stays in it.
 const (
 	maxWaiting  = 16384                  // per shard
+	expireBatch = 64                     // by how many it may be exceeded, so that they go together
 	waitingTime = tcp.Time(60_000000000) // nearly a cookie's lifetime
 )
 
@@ -42,7 +43,7 @@ func (w *waiting) remove(c *Conn) {
 // next is when expired must be called next.
 func (w *waiting) next() tcp.Time {
 	switch {
-	case w.n > maxWaiting:
+	case w.n >= maxWaiting+expireBatch:
 		return 0
 	case w.n > 0:
 		return w.list.head.when

@@ -20,19 +20,28 @@ func TestEveryKindOfPathCarriesTransfersBothWays(t *testing.T) {
 		args     []string
 		mode     string
 		queues   int
+		bursts   bool // the server's offloads are off, too, so that it leaves the cutting to the kernel
 	}{
-		{"the client leaves checksums and cutting to hardware", lab.Options{}, true, nil, "native", 1},
-		{"the client finishes every frame itself", lab.Options{}, false, nil, "native", 1},
-		{"generic mode", lab.Options{}, false, []string{"--mode", "generic"}, "generic", 1},
-		{"four queues", lab.Options{Queues: 4}, true, nil, "native", 4},
-		{"MTU 1280", lab.Options{MTU: 1280}, false, nil, "native", 1},
-		{"MTU 3498", lab.Options{MTU: 3498}, false, nil, "native", 1},
+		{"the client leaves checksums and cutting to hardware", lab.Options{}, true, nil, "native", 1, false},
+		{"the client finishes every frame itself", lab.Options{}, false, nil, "native", 1, false},
+		{"generic mode", lab.Options{}, false, []string{"--mode", "generic"}, "generic", 1, false},
+		{"four queues", lab.Options{Queues: 4}, true, nil, "native", 4, false},
+		{"MTU 1280", lab.Options{MTU: 1280}, false, nil, "native", 1, false},
+		{"bulk in bursts", lab.Options{}, false, nil, "native", 1, true},
+		{"bulk in bursts, four queues", lab.Options{Queues: 4}, false, nil, "native", 4, true},
+		{"bulk in bursts, generic mode", lab.Options{}, false, []string{"--mode", "generic"}, "generic", 1, true},
+		{"MTU 3498", lab.Options{MTU: 3498}, false, nil, "native", 1, false},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			l := lab.ForTest(t, p.lab)
 			if !p.offloads {
 				if err := l.Client.Offload(false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if p.bursts {
+				if err := l.Server.Offload(false); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -68,6 +77,13 @@ func TestEveryKindOfPathCarriesTransfersBothWays(t *testing.T) {
 			s := d.eventually("all over", func(s samples) bool { return s.open() == 0 })
 			if s.closed("clean") != s.opened() {
 				t.Errorf("%v of %v connections ended cleanly", s.closed("clean"), s.opened())
+			}
+			bursts := 0.0
+			for q := range p.queues {
+				bursts += s[fmt.Sprintf(`xdptcp_queue_syscalls_total{call="tx_burst",queue="%d"}`, q)]
+			}
+			if (bursts > 0) != p.bursts {
+				t.Errorf("%v bursts were sent", bursts)
 			}
 			busy := 0
 			for q := range p.queues {

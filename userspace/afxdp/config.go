@@ -46,6 +46,10 @@ type Config struct {
 	RxFrames, TxFrames int
 
 	ZeroCopy Mode
+
+	// Bursts makes TransmitBurst possible in copy mode. The kernel leaves a burst's checksums, and the cutting itself, to a device
+	// that says it can: one that does not really (veth, and others whose peer is in the same memory) passes on unfinished frames.
+	Bursts bool
 }
 
 const maxFrames = 1 << 20 // a gigabyte or more: surely a mistake

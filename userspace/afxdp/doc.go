@@ -33,17 +33,19 @@
 //		n := s.Receive(batch)
 //		...                        // s.Frame(batch[i]), s.Alloc, s.Transmit
 //		s.Recycle(batch[:n])
-//		s.Flush()
 //		unlock
+//		s.Flush()                  // without the lock
 //	}
 //
 // # Concurrency
 //
 // A Socket has no lock. Its user holds one of its own (the engine's shard lock) around every method
-// except [Socket.Wait], [Socket.Wake], [Socket.Stats], [Socket.FD] and [Socket.ZeroCopy], which any
+// except [Socket.Wait], [Socket.Flush], [Socket.Wake], [Socket.Stats], [Socket.FD] and [Socket.ZeroCopy], which any
 // goroutine may call at any time, also during and after [Socket.Close]. Wait is for one goroutine at
 // a time. What makes this sound:
 //
+//   - Flush reads the TX ring's shared indices only. Of several goroutines one makes the system call, and makes it again if
+//     another came meanwhile (turnstile): that one had put its frames on the ring before.
 //   - Wait reads no field that the others write, but for Close. It compares the RX ring's and the TX ring's two shared
 //     indices, with atomic loads; they may be out of date the moment they are read, which costs one
 //     empty turn or one system call, never a lost frame: poll(2) looks again inside the kernel.
@@ -52,7 +54,7 @@
 //   - Descriptors put on the TX ring while Wait already sleeps are sent by the Flush of whoever put
 //     them there. What a Flush has to leave behind it tells the waiter, which then tries again every
 //     200 µs (waiter.retrying: one side stores its word before it loads the other's, so one of them sees).
-//   - Close unmaps the rings only after Wait, Wake and Stats have left, and wakes Wait for that.
+//   - Close unmaps the rings only after Wait, Flush, Wake and Stats have left, and wakes Wait for that.
 //
 // # Memory ordering
 //

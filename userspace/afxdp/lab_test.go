@@ -291,6 +291,7 @@ func wantChunksAccounted(t testing.TB, s *Socket) {
 	txChunks := (len(s.umem.mem) - int(s.umem.tx)) / int(chunk)
 	for end := time.Now().Add(3 * time.Second); len(s.umem.freeTx) < txChunks && time.Now().Before(end); {
 		must(t, s.Flush())
+		s.reap()
 		time.Sleep(time.Millisecond)
 	}
 	clear(seen)

@@ -31,11 +31,15 @@ type Socket struct {
 	comp consumer[uint64]
 
 	rxHeld, txHeld int // chunks in the caller's hands
+	reapIn         int // Allocs until the next look at the completion ring
+
+	flushing turnstile // to kick
 
 	maps [][]byte // the four rings' mappings, to be unmapped
 
 	counters counters
 	waiter   waiter
+	burst    burster
 
 	// open is held for reading by the methods that need no lock of the user's, while they use
 	// a file descriptor or a ring; Close holds it for writing while it takes those away.
@@ -56,7 +60,7 @@ func Open(cfg Config) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{fd: -1}
+	s := &Socket{fd: -1, burst: burster{fd: -1}}
 	s.waiter.fd = -1
 	if err := s.setup(cfg); err != nil {
 		s.release()
@@ -106,6 +110,11 @@ func (s *Socket) setup(cfg Config) (err error) {
 		return fail("getsockopt XDP_OPTIONS", err)
 	}
 	s.zero = opts&unix.XDP_OPTIONS_ZEROCOPY != 0
+	if cfg.Bursts && !s.zero {
+		if err = s.burst.open(cfg.IfIndex); err != nil {
+			return fail("make the socket for bursts", err)
+		}
+	}
 	return nil
 }
 
@@ -213,6 +222,7 @@ func (s *Socket) release() error {
 		errs = append(errs, unix.Munmap(m))
 	}
 	s.maps = nil
+	errs = append(errs, s.burst.close())
 	if s.umem != nil {
 		errs = append(errs, s.umem.unmap())
 	}

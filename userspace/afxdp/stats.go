@@ -13,8 +13,9 @@ import (
 type Stats struct {
 	// Ours.
 	RxFrames, RxBytes uint64 // taken by Receive
-	TxFrames, TxBytes uint64 // put on the TX ring by Transmit
-	TxKicks           uint64 // system calls to make the kernel send
+	TxFrames, TxBytes uint64 // put on the TX ring by Transmit, and in bursts
+	TxBursts          uint64 // frames that the kernel was given to cut, with a system call for each
+	TxKicks           uint64 // system calls to make the kernel send what is on the TX ring
 	RxWakeups         uint64 // system calls to make the driver look at the fill ring
 	Polls             uint64 // system calls to wait
 
@@ -28,7 +29,7 @@ type Stats struct {
 }
 
 type counters struct {
-	rxFrames, rxBytes, txFrames, txBytes, txKicks, rxWakeups, polls atomic.Uint64
+	rxFrames, rxBytes, txFrames, txBytes, txBursts, txKicks, rxWakeups, polls atomic.Uint64
 }
 
 // Stats reads all counters; one system call. After Close ours remain, and the error is net.ErrClosed.
@@ -39,7 +40,7 @@ func (s *Socket) Stats() (Stats, error) {
 	st := Stats{
 		RxFrames: c.rxFrames.Load(), RxBytes: c.rxBytes.Load(),
 		TxFrames: c.txFrames.Load(), TxBytes: c.txBytes.Load(),
-		TxKicks: c.txKicks.Load(), RxWakeups: c.rxWakeups.Load(), Polls: c.polls.Load(),
+		TxBursts: c.txBursts.Load(), TxKicks: c.txKicks.Load(), RxWakeups: c.rxWakeups.Load(), Polls: c.polls.Load(),
 	}
 	if s.closed.Load() {
 		return st, net.ErrClosed

@@ -5,6 +5,7 @@ package afxdp
 import (
 	"fmt"
 	"net"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,13 +13,16 @@ import (
 const (
 	kernelTxBudget = 32  // frames per send in copy mode: the kernel's TX_BATCH_SIZE
 	txBudget       = 256 // what we ask for
+	reapEvery      = 16  // Allocs between two looks at the completion ring
 	idleKicks      = 4   // sends in a row without visible progress before Flush leaves the rest
 )
 
 // Alloc takes a free TX chunk. Its Len is the whole chunk: Frame gives all of it to be written, and
 // the writer then sets Len. false: all chunks are in flight or in the caller's hands.
 func (s *Socket) Alloc() (Desc, bool) {
-	if len(s.umem.freeTx) == 0 {
+	// Chunks that were sent lately are still in the cache: have them be the next ones used.
+	if s.reapIn--; s.reapIn <= 0 || len(s.umem.freeTx) == 0 {
+		s.reapIn = reapEvery
 		s.reap()
 		if len(s.umem.freeTx) == 0 {
 			return Desc{}, false
@@ -94,27 +98,68 @@ func (s *Socket) Pending() int {
 	return int(s.tx.pending())
 }
 
-// Flush makes the kernel send what is on the TX ring, with as few system calls as it takes: none when the
-// driver is at it already. What the kernel cannot take now (the device's queue is full) stays
-// on the ring, for Wait or the next Flush to go on with. An error is one that trying again
-// does not cure by itself (ENETDOWN: device down; ENXIO: device gone).
+// Flush makes the kernel send what is on the TX ring, with as few system calls as it takes: none when the driver is at it
+// already, or another goroutine, whose Flush then sends ours too. Any goroutine may call it, without the user's lock: a send
+// takes long, and on veth it does the receiver's work as well. What the kernel cannot take now (the device's queue is full)
+// stays on the ring, for Wait or the next Flush to go on with. An error is one that trying again does not cure by itself
+// (ENETDOWN: device down; ENXIO: device gone).
 func (s *Socket) Flush() error {
+	s.open.RLock()
+	defer s.open.RUnlock()
 	if s.closed.Load() {
 		return net.ErrClosed
 	}
-	err := s.kick()
-	// Chunks that were sent just now are still in the cache: have them be the next ones used.
-	s.reap()
-	return err
+	if s.tx.pending() == 0 || !s.tx.needWakeup() || !s.flushing.enter() {
+		return nil
+	}
+	for {
+		if err := s.kick(); s.flushing.leave() {
+			return err
+		}
+	}
 }
 
+// A turnstile lets one goroutine at a time do what one can do for all. Who comes meanwhile goes away, and the one inside does
+// it once more: what the other wanted done had come about before it asked.
+type turnstile struct{ state atomic.Uint32 }
+
+const (
+	turnstileFree = iota
+	turnstileTaken
+	turnstileAgain // taken, and somebody came
+)
+
+// enter reports whether the caller is the one; it then calls leave.
+func (t *turnstile) enter() bool {
+	for {
+		switch {
+		case t.state.CompareAndSwap(turnstileFree, turnstileTaken):
+			return true
+		case t.state.Load() == turnstileAgain, t.state.CompareAndSwap(turnstileTaken, turnstileAgain):
+			return false
+		}
+	}
+}
+
+// leave reports whether the caller is through; otherwise it has to do it once more.
+func (t *turnstile) leave() bool {
+	if t.state.CompareAndSwap(turnstileTaken, turnstileFree) {
+		return true
+	}
+	t.state.Store(turnstileTaken)
+	return false
+}
+
+func (t *turnstile) taken() bool { return t.state.Load() != turnstileFree }
+
+// kick is Flush, by one goroutine at a time.
 func (s *Socket) kick() error {
 	for idle := 0; ; {
-		left := s.tx.pending()
-		if left == 0 || !s.tx.needWakeup() {
+		pending := s.tx.pending()
+		if pending == 0 || !s.tx.needWakeup() {
 			return nil
 		}
-		if idle >= idleKicks+int(left)/kernelTxBudget {
+		if idle >= idleKicks+int(pending)/kernelTxBudget {
 			s.leave()
 			return nil
 		}
@@ -126,7 +171,7 @@ func (s *Socket) kick() error {
 			// EAGAIN: the budget of one call, or no room further down. EBUSY: the device dropped one, which
 			// counts as sent. Older kernels publish no progress here until the ring is empty, so "idle" may
 			// also mean 32 frames on.
-			if s.tx.pending() == left {
+			if s.tx.pending() == pending {
 				idle++
 			} else {
 				idle = 0
@@ -141,6 +186,6 @@ func (s *Socket) kick() error {
 // leave sees to it that the waiter comes back for descriptors that are left on the TX ring.
 func (s *Socket) leave() {
 	if !s.waiter.retrying.Load() {
-		s.Wake()
+		s.waiter.signal()
 	}
 }

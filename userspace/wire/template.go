@@ -46,6 +46,9 @@ func (t *Template) LinkExcess() int {
 	return max(0, int(t.linkLen)-etherHeaderLen-vlanTagLen)
 }
 
+// IsTagged reports whether there is a VLAN tag in the link header.
+func (t *Template) IsTagged() bool { return t.linkLen != etherHeaderLen }
+
 func (t *Template) ipLen() int {
 	if t.ipv4 {
 		return ipv4HeaderLen
@@ -69,6 +72,27 @@ func (t *Template) Marshal(frame []byte, s *Segment) int {
 	t.putTCP(ip[ipv6HeaderLen:ipv6HeaderLen+tcpLen], s)
 	return int(t.linkLen) + ipv6HeaderLen + tcpLen
 }
+
+// MarshalHeaders writes the headers of s alone, for somebody else to cut and to sum: the TCP checksum is the pseudo-header's
+// sum. It returns their length, and where TCP's starts. s may have more payload than one packet, up to IP's length field.
+func (t *Template) MarshalHeaders(b []byte, s *Segment) (length, tcp int) {
+	copy(b, t.link[:t.linkLen])
+	ip := b[t.linkLen:]
+	header := tcpHeaderLen + s.optionsLen()
+	if t.ipv4 {
+		t.putIPv4(ip, header+s.PayloadLen, s.ECN)
+	} else {
+		t.putIPv6(ip, header+s.PayloadLen, s.ECN)
+	}
+	tcp = int(t.linkLen) + t.ipLen()
+	length = tcp + header
+	t.putHeader(b[tcp:length], s)
+	binary.BigEndian.PutUint16(b[tcp+16:], t.pseudoSum(header+s.PayloadLen))
+	return length, tcp
+}
+
+// pseudoSum is the pseudo-header's sum for a TCP length.
+func (t *Template) pseudoSum(length int) uint16 { return addSum(t.addrs, protoTCP, uint16(length)) }
 
 func (t *Template) putIPv4(b []byte, tcpLen int, ecn ECN) {
 	b = b[:ipv4HeaderLen]
@@ -99,16 +123,19 @@ func (t *Template) putIPv6(b []byte, tcpLen int, ecn ECN) {
 
 // putTCP writes header and checksum of b, which is the whole of the segment.
 func (t *Template) putTCP(b []byte, s *Segment) {
-	header := len(b) - s.PayloadLen
+	t.putHeader(b[:len(b)-s.PayloadLen], s)
+	binary.BigEndian.PutUint16(b[16:], ^Sum(b, t.pseudoSum(len(b))))
+}
+
+// putHeader writes the TCP header, which b has the length of, with a checksum of zero.
+func (t *Template) putHeader(b []byte, s *Segment) {
 	binary.BigEndian.PutUint16(b, t.flow.LocalPort)
 	binary.BigEndian.PutUint16(b[2:], t.flow.RemotePort)
 	binary.BigEndian.PutUint32(b[4:], s.Seq)
 	binary.BigEndian.PutUint32(b[8:], s.Ack)
-	b[12] = uint8(header/4) << 4
+	b[12] = uint8(len(b)/4) << 4
 	b[13] = uint8(s.Flags)
 	binary.BigEndian.PutUint16(b[14:], s.Window)
 	binary.BigEndian.PutUint32(b[16:], 0) // checksum, for now, and urgent pointer
-	putOptions(b[tcpHeaderLen:header], s)
-	sum := Sum(b, addSum(t.addrs, protoTCP, uint16(len(b))))
-	binary.BigEndian.PutUint16(b[16:], ^sum)
+	putOptions(b[tcpHeaderLen:], s)
 }
