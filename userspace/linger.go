@@ -13,6 +13,9 @@ type linger struct {
 	over  chan struct{} // closed when there is nothing to wait for any more; nil: Close does not wait yet
 }
 
+// maxLinger keeps a number of seconds within a time.Duration.
+const maxLinger = 1 << 30
+
 // SetLinger says what Close does about data that the peer has not acknowledged. A negative sec, the default, has it delivered in
 // the background. 0 throws it away, and the peer gets a RST. A positive one has Close wait until the peer has
 // acknowledged everything, or the connection has failed, or sec seconds are over. Close then says so: with the
@@ -23,7 +26,7 @@ func (c *Conn) SetLinger(sec int) error {
 			c.linger = nil
 			return
 		}
-		c.linger = &linger{limit: time.Duration(sec) * time.Second}
+		c.linger = &linger{limit: time.Duration(min(sec, maxLinger)) * time.Second}
 	})
 }
 

@@ -8,9 +8,10 @@ import "time"
 // receive buffer of twice that does not hold a sender back that doubles its window with every round trip, while one that
 // nobody reads from, or that little comes to, stays small.
 //
-// A round begins at an arrival, and ends with the first one a round trip later. The round trip is the sender's estimate, if
-// there is one; the time until what arrives lies beyond the window that was open when the round began is never less than
-// one, because that is allowed by a later acknowledgment only.
+// A round begins at an arrival, and ends with the first one a round trip later. The round trip is the one that
+// our own data has measured, or, if that is shorter or there was none, the time in which a whole window came: what lies beyond the
+// edge that was advertised when a round began is allowed by a later acknowledgment only, and so comes a round trip later
+// at the least.
 type recvTuner struct {
 	at   Time
 	read Seq           // the first number that was not read at that time
@@ -40,8 +41,10 @@ func (c *Conn) tuneRecvBuffer(now Time) {
 		if !window && (rtt == 0 || elapsed < rtt) {
 			return // the round goes on
 		}
-		// Some segments on top, or the growth from a small window would be slow.
-		want := 2*int(read.Sub(t.read)) + 16*int(c.rcvMSS)
+		// A round may have been longer than the round trip: on a short path a window waits in queues for most of its time, and a
+		// larger one would only wait longer. Some segments on top, or the growth from a small window would be slow.
+		inRTT := int(int64(read.Sub(t.read)) * int64(rtt) / int64(elapsed))
+		want := 2*inRTT + 16*int(c.rcvMSS)
 		if want > int(c.recvBound) && !c.cfg.Pool.pressed() {
 			c.recvBound = int32(min(want, bound))
 		}

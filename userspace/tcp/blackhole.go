@@ -15,7 +15,7 @@ package tcp
 const blackHoleTimeouts = 3
 
 // blackHoleSteps are the sizes of the pieces, as in Handshake.MSS: what IPv6 carries everywhere (RFC 8200, 5), which suits
-// most tunnels, and what IPv4 does (RFC 9293, 3.7.1). Nothing lies below: a smaller size was no path's, but a forger's.
+// most tunnels, and what every host takes over IPv4 (RFC 9293, 3.7.1). No path of today is narrower.
 var blackHoleSteps = [...]int32{1220, 536}
 
 // trial says which size is being tried. otherMSS is the one that is not.
