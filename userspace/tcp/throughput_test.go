@@ -46,6 +46,7 @@ func TestThroughput(t *testing.T) {
 		{"reordering by seven segments is no loss", 5_000_000, func(sc *simConfig) { sc.link[1].jitter = time.Millisecond }, 800 * time.Millisecond, 0},
 		{"reordering by half a round trip is found to be none, too", 5_000_000, func(sc *simConfig) { sc.link[1].reorder, sc.link[1].reorderBy = 0.02, 10*time.Millisecond }, 900 * time.Millisecond, 0},
 		{"a burst of losses costs one reduction", 5_000_000, func(sc *simConfig) { sc.link[1].burst, sc.link[1].burstLen = 0.001, 5 }, 1500 * time.Millisecond, 2},
+		{"a hop that drops long packets without a word is found", 5_000_000, func(sc *simConfig) { sc.link[1].mtu = 1300 }, 12 * time.Second, 6},
 		{"a bufferbloat does no harm", 10_000_000, func(sc *simConfig) { sc.link[1].queue = 20_000_000 }, 1300 * time.Millisecond, 0},
 	}
 	for _, tt := range tests {
