@@ -26,6 +26,7 @@ type Link interface {
 	Alloc() (afxdp.Desc, bool)
 	Free(afxdp.Desc)
 	Transmit([]afxdp.Desc) int
+	Pending() int
 	Flush() error
 	Wait(time.Duration) (bool, error)
 	Wake()

@@ -19,6 +19,7 @@ type stubLink struct {
 	length int // of the frame to receive next; 0: none
 	sent   afxdp.Desc
 	frames int // sent
+	left   int // on the TX ring
 	end    chan struct{}
 }
 
@@ -37,7 +38,8 @@ func (l *stubLink) Recycle([]afxdp.Desc)               {}
 func (l *stubLink) Alloc() (afxdp.Desc, bool)          { return afxdp.Desc{Addr: memChunk, Len: memChunk}, true }
 func (l *stubLink) Free(afxdp.Desc)                    {}
 func (l *stubLink) Transmit(d []afxdp.Desc) int        { l.sent = d[0]; l.frames++; return 1 }
-func (l *stubLink) Flush() error                       { return nil }
+func (l *stubLink) Flush() error                       { l.left = 0; return nil }
+func (l *stubLink) Pending() int                       { return l.left }
 func (l *stubLink) Wait(d time.Duration) (bool, error) { <-l.end; return true, nil }
 func (l *stubLink) Wake()                              { closeOnce(l.end) }
 func closeOnce(c chan struct{}) {
@@ -94,6 +96,16 @@ func (r *requests) put(n int) {
 	copy(frame[r.peer.template.HeaderLen(&r.segment):], r.request[:n])
 	r.link.length = r.peer.template.Marshal(frame, &r.segment)
 	r.segment.Seq += uint32(n)
+}
+
+// The device had no room for all of it, or a Flush has had enough: the loop is woken for that.
+func TestATurnSendsWhatIsLeftOnTheRing(t *testing.T) {
+	r := newRequests(t)
+	r.link.left = 3
+	r.shard.turn()
+	if r.link.left != 0 {
+		t.Errorf("%d frames are still there after a turn that sent nothing", r.link.left)
+	}
 }
 
 // exchange is a request of n bytes and its answer of m, up to a segment.

@@ -98,6 +98,7 @@ func (l *crowd) Alloc() (afxdp.Desc, bool) {
 func (l *crowd) Free(afxdp.Desc)                {}
 func (l *crowd) Transmit(list []afxdp.Desc) int { return len(list) }
 func (l *crowd) Flush() error                   { return nil }
+func (l *crowd) Pending() int                   { return 0 }
 func (l *crowd) Wait(timeout time.Duration) (bool, error) {
 	select {
 	case <-l.wake:

@@ -102,6 +102,7 @@ func (l *memLink) Transmit(list []afxdp.Desc) int {
 }
 
 func (l *memLink) Flush() error { return nil }
+func (l *memLink) Pending() int { return 0 }
 
 func (l *memLink) Wait(timeout time.Duration) (bool, error) {
 	select {

@@ -128,6 +128,7 @@ func (s *shard) turn() int {
 func (s *shard) takeTurn() int {
 	s.sleepUntil = 0 // awake: nobody needs to wake the loop for an earlier timer
 	s.polling.busy, s.polling.reader = false, nil
+	s.unsent = s.unsent || s.link.Pending() > 0 // the device had no room, or another Flush left them to us
 	now := s.engine.clock.now()
 	s.health.turned.Store(int64(now))
 	n := s.link.Receive(s.descs[:])

@@ -115,3 +115,26 @@ func TestATurnstileLosesNobody(t *testing.T) {
 		t.Errorf("%d of %d done, still taken: %v", done.Load(), wanted.Load(), gate.taken())
 	}
 }
+
+func TestATurnstileKeepsNobodyForEver(t *testing.T) {
+	for name, row := range map[string]struct {
+		others, calls int // who come while the one inside is at it, each time one; how often it does it
+		through       bool
+	}{
+		"nobody comes":    {0, 1, true},
+		"two come":        {2, 3, true},
+		"they don't stop": {1000, 5, false},
+	} {
+		var gate turnstile
+		calls := 0
+		through := gate.enter() && gate.do(5, func() {
+			calls++
+			if calls <= row.others && gate.enter() {
+				t.Errorf("%s: two are inside", name)
+			}
+		})
+		if calls != row.calls || through != row.through || gate.taken() {
+			t.Errorf("%s: %d calls, through %t, still taken %t", name, calls, through, gate.taken())
+		}
+	}
+}

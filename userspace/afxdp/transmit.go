@@ -112,12 +112,16 @@ func (s *Socket) Flush() error {
 	if s.tx.pending() == 0 || !s.tx.needWakeup() || !s.flushing.enter() {
 		return nil
 	}
-	for {
-		if err := s.kick(); s.flushing.leave() {
-			return err
-		}
+	var err error
+	if !s.flushing.do(flushRounds, func() { err = s.kick() }) {
+		s.leave() // enough done for others: the waiter comes back for what is left
 	}
+	return err
 }
+
+// flushRounds bounds what a Flush does for goroutines that come meanwhile: the one inside may be a receive loop, which has
+// other things to do.
+const flushRounds = 16
 
 // A turnstile lets one goroutine at a time do what one can do for all. Who comes meanwhile goes away, and the one inside does
 // it once more: what the other wanted done had come about before it asked.
@@ -147,6 +151,18 @@ func (t *turnstile) leave() bool {
 		return true
 	}
 	t.state.Store(turnstileTaken)
+	return false
+}
+
+// do is for who has entered: it calls f, and again for those who came meanwhile, but only so many times. It reports whether nobody
+// is left.
+func (t *turnstile) do(times int, f func()) bool {
+	for range times {
+		if f(); t.leave() {
+			return true
+		}
+	}
+	t.state.Store(turnstileFree)
 	return false
 }
 
