@@ -46,7 +46,7 @@ func TestEveryKindOfPathCarriesTransfersBothWays(t *testing.T) {
 				}
 			}
 			d := attach(t, l, append([]string{"--listen", ":8080=http", "--listen", ":8081=echo"}, p.args...)...)
-			if want := fmt.Sprintf("mode=%s queues=%d ", p.mode, p.queues); !strings.Contains(d.ready, want) {
+			if want := fmt.Sprintf("mode=%s queues=%d zero-copy=false ", p.mode, p.queues); !strings.Contains(d.ready, want) {
 				t.Errorf("ready line %q, want %q in it", d.ready, want)
 			}
 			partial := 0

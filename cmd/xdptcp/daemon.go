@@ -233,12 +233,25 @@ func (d *daemon) readyLine() string {
 	for _, s := range d.opts.loader.Services {
 		list = append(list, s.String())
 	}
-	line := fmt.Sprintf("ready interface=%s mode=%s queues=%d services=%s", d.responder.Interface(), d.responder.Mode(),
-		len(d.responder.Sockets()), strings.Join(list, ","))
+	line := fmt.Sprintf("ready interface=%s mode=%s queues=%d ", d.responder.Interface(), d.responder.Mode(), len(d.responder.Sockets()))
+	if len(d.responder.Sockets()) > 0 {
+		line += fmt.Sprintf("zero-copy=%t ", d.zeroCopy())
+	}
+	line += "services=" + strings.Join(list, ",")
 	if d.metricsAt != nil {
 		line += fmt.Sprintf(" metrics=http://%s/metrics", d.metricsAt)
 	}
 	return line
+}
+
+// zeroCopy says whether the kernel copies no frame, on any queue.
+func (d *daemon) zeroCopy() bool {
+	for _, s := range d.responder.Sockets() {
+		if !s.ZeroCopy() {
+			return false
+		}
+	}
+	return len(d.responder.Sockets()) > 0
 }
 
 // Reasons are XDP's counters: metrics.Source and services' page read them.
@@ -283,13 +296,9 @@ func (d *daemon) About() metrics.About {
 	if err != nil {
 		d.log.Debug("reading the shield's state", "err", err)
 	}
-	zero := len(d.responder.Sockets()) > 0
-	for _, s := range d.responder.Sockets() {
-		zero = zero && s.ZeroCopy()
-	}
 	return metrics.About{
 		Interface: d.responder.Interface(), Mode: string(d.responder.Mode()),
-		Queues: len(d.responder.Sockets()), ZeroCopy: zero, Version: versionString(),
+		Queues: len(d.responder.Sockets()), ZeroCopy: d.zeroCopy(), Version: versionString(),
 		FlowCapacity: d.responder.Flows(), Lease: d.responder.Lease(), Armed: d.responder.Armed(), ShieldUp: shield,
 	}
 }
