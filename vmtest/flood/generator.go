@@ -201,7 +201,7 @@ func (g *generator) ledger() (l ledger, err error) {
 		l.tally.Echoes += t.Echoes
 		l.tally.Strange += t.Strange
 	}
-	l.lostThere, l.lostBack, err = ringLosses(g.lab.Client)
+	l.lostThere, l.lostBack, err = g.lab.Client.RingLosses()
 	return l, err
 }
 
