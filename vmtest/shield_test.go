@@ -3,12 +3,15 @@
 package vmtest
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -214,5 +217,46 @@ func TestNginxServesDuringASYNFlood(t *testing.T) {
 				t.Errorf("%v connections were handed over, want %d", n, clients)
 			}
 		})
+	}
+}
+
+// While SYNs are few they are the kernel's, with all that it can do: it takes the data in a SYN of TCP fast open (RFC 7413).
+func TestInPeacetimeTheKernelsFastOpenWorks(t *testing.T) {
+	t.Parallel()
+	l := lab.ForTest(t, lab.Options{})
+	// Without cookies, on either side, so that the first connection is one already: Documentation/networking/ip-sysctl.
+	const client, server, withoutCookie, allListeners = 1, 2, 4, 0x400
+	const serverWithoutCookie = 0x200
+	for h, value := range map[*lab.Host]int{l.Client: client | withoutCookie, l.Server: server | serverWithoutCookie | allListeners} {
+		if err := h.SetSysctl("net.ipv4.tcp_fastopen", fmt.Sprint(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plainEcho(t, l, ":8080")
+	d := attach(t, l, kernelService("--shield", "auto")...)
+	for _, f := range families(l) {
+		tap := record(t, l)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		c, err := l.Client.DialWith(ctx, &net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+			_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1) })
+			return err
+		}}, "tcp", f.addr(8080))
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		if err := echo(c, payload(1, 100)); err != nil {
+			t.Errorf("%s: %v", f.name, err)
+		}
+		tr := tap.rest()
+		syn := tr.first(t, "a SYN with data", func(s segment) bool { return s.outgoing && s.flags&flagSYN != 0 && len(s.payload) > 0 })
+		tr.first(t, "a SYN/ACK that acknowledges the data", func(s segment) bool {
+			return !s.outgoing && s.flags&flagSYN != 0 && s.ack == syn.end()
+		})
+	}
+	if n := d.scrape().packets("pass", "peace"); n != 2 {
+		t.Errorf("%v SYNs were left to the kernel, want 2", n)
 	}
 }
