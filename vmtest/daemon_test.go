@@ -4,7 +4,6 @@ package vmtest
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -36,35 +34,17 @@ type daemon struct {
 	lab    *lab.Lab
 	cmd    *lab.Cmd
 	ready  string // the ready line
-	stderr *output
+	stderr *lab.Output
 	exited chan struct{}
 
 	mayComplain bool // errors in its log are part of the test
-}
-
-// output collects what a process writes.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }
 
 // attach runs `xdptcp attach srv0` with more arguments, and returns when it is ready. At the test's
 // end it is stopped, and must then end well. It pins in pinDir, unless the arguments say otherwise.
 func attach(t *testing.T, l *lab.Lab, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, lab: l, stderr: new(output), exited: make(chan struct{})}
+	d := &daemon{t: t, lab: l, stderr: new(lab.Output), exited: make(chan struct{})}
 	d.cmd = l.Server.Command(product, append([]string{"attach", l.Server.Iface, "--pin", pinDir}, args...)...)
 	d.run()
 	return d
@@ -281,7 +261,7 @@ func run(t *testing.T, h *lab.Host, args ...string) (stdout, stderr string, code
 
 func finish(t *testing.T, c *lab.Cmd) (stdout, stderr string, code int) {
 	t.Helper()
-	var out, complaint output
+	var out, complaint lab.Output
 	c.Stdout, c.Stderr = &out, &complaint
 	if err := c.Start(); err != nil {
 		t.Fatal(err)

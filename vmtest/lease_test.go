@@ -203,7 +203,7 @@ func TestAPinDirectoryThatIsNoneIsRefused(t *testing.T) {
 func TestWithoutAPinDirectoryGivenItIsTheUsualOneMountedIfNeeded(t *testing.T) {
 	t.Parallel()
 	l := lab.ForTest(t, lab.Options{})
-	d := &daemon{t: t, lab: l, stderr: new(output), exited: make(chan struct{})}
+	d := &daemon{t: t, lab: l, stderr: new(lab.Output), exited: make(chan struct{})}
 	d.cmd = l.Server.Command("unshare", "--mount", product, "attach", "srv0")
 	d.run()
 	mounts, err := os.ReadFile("/proc/self/mounts")

@@ -19,7 +19,7 @@ import (
 type nginxServer struct {
 	root   string
 	cmd    *lab.Cmd
-	stderr *output
+	stderr *lab.Output
 	exited chan struct{}
 }
 
@@ -39,7 +39,7 @@ func nginxPath(t *testing.T) string {
 func nginx(t *testing.T, l *lab.Lab, listen ...string) *nginxServer {
 	t.Helper()
 	prefix := t.TempDir()
-	n := &nginxServer{root: filepath.Join(prefix, "root"), stderr: new(output), exited: make(chan struct{})}
+	n := &nginxServer{root: filepath.Join(prefix, "root"), stderr: new(lab.Output), exited: make(chan struct{})}
 	if err := os.MkdirAll(n.root, 0o755); err != nil {
 		t.Fatal(err)
 	}

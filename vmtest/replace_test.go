@@ -266,7 +266,7 @@ func TestOfTwoAttachesAtOnceOneIsRefused(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{})
 	outcomes := make(chan int, 2)
 	var cmds []*lab.Cmd
-	stderr := new(output)
+	stderr := new(lab.Output)
 	for range 2 {
 		c := l.Server.Command(product, "attach", "srv0", "--pin", pinDir, "--metrics", "")
 		c.Stderr = stderr

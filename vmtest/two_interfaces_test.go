@@ -38,7 +38,7 @@ func TestTwoInterfacesOfAHostServeTheSamePort(t *testing.T) {
 
 	first := attach(t, l, "--pin", "")
 	other := l.Server.Command(product, "attach", "srv1", "--pin", "", "--mode", "generic", "--metrics", "127.0.0.1:9401")
-	out := new(output)
+	out := new(lab.Output)
 	other.Stdout, other.Stderr = out, out
 	must(other.Start())
 	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -35,7 +33,7 @@ type rig struct {
 	server *lab.Cmd
 	stdin  io.WriteCloser
 	stdout *bufio.Reader
-	stderr output
+	stderr lab.Output
 }
 
 func newRig(ctx context.Context, stack string, o *options) (_ *rig, err error) {
@@ -221,22 +219,4 @@ func (r *rig) close() error {
 		err = errors.Join(err, r.lab.Close())
 	}
 	return err
-}
-
-// output keeps what a process writes.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }

@@ -4,14 +4,12 @@ package flood
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cilium/ebpf/link"
@@ -27,8 +25,8 @@ const port = 8080
 type rig struct {
 	lab    *lab.Lab
 	gen    *generator
-	server *lab.Cmd // nil for Swap
-	stderr output   // of the server
+	server *lab.Cmd   // nil for Swap
+	stderr lab.Output // of the server
 }
 
 func (o *Options) newRig(s Server) (_ *rig, err error) {
@@ -133,22 +131,4 @@ func (r *rig) close() error {
 		return r.lab.Close()
 	}
 	return nil
-}
-
-// output keeps what a process writes.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }
