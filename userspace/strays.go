@@ -97,22 +97,6 @@ func (o *owners) release(f *wire.Flow) {
 	}
 }
 
-// claims counts the flows that have an owner.
-func (o *owners) claims() (n int) {
-	if o.stripes == nil {
-		return 0
-	}
-	for i := range o.stripes {
-		stripe := &o.stripes[i]
-		stripe.mu.Lock()
-		for _, has := range stripe.owners {
-			n += int(has.flows)
-		}
-		stripe.mu.Unlock()
-	}
-	return n
-}
-
 // maxStrays bounds the frames that wait for their shard; those beyond are lost as on a wire.
 const maxStrays = 1024
 

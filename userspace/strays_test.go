@@ -9,6 +9,22 @@ import (
 	"github.com/xdptcp/xdptcp/bpf"
 )
 
+// claims counts the flows that have an owner.
+func (o *owners) claims() (n int) {
+	if o.stripes == nil {
+		return 0
+	}
+	for i := range o.stripes {
+		stripe := &o.stripes[i]
+		stripe.mu.Lock()
+		for _, has := range stripe.owners {
+			n += int(has.flows)
+		}
+		stripe.mu.Unlock()
+	}
+	return n
+}
+
 func TestFlowsThatShareAHashHaveTheSameOwner(t *testing.T) {
 	shards := []*shard{{queue: 0}, {queue: 1}}
 	o := newOwners(&flowHash{}, shards) // without keys, the hash of all IPv4 flows is 0
