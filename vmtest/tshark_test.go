@@ -45,7 +45,8 @@ var (
 
 // stalled is what a busy machine brings into any connection, however well both ends behave: one does not get the CPU for
 // some milliseconds, and the other probes for the tail that it takes for lost (RFC 8985, 7). Few are forgiven, see judge.
-var stalled = []finding{"retransmission", "spurious_retransmission", "duplicate_ack"}
+// Connections from before the recording send keep-alives meanwhile, which acknowledge what it has not seen.
+var stalled = []finding{"retransmission", "spurious_retransmission", "duplicate_ack", "ack_lost_segment", "keep_alive", "keep_alive_ack"}
 
 // A judged frame has findings.
 type judged struct {
@@ -134,6 +135,11 @@ func judge(t *testing.T, packets []lab.Packet, expected []finding) {
 	}
 	if total > firstWindow {
 		expected = slices.Concat(expected, outrun)
+	}
+	// As much as a ring of the pair holds: on a busy machine its receiver may come too late for more, and not every loss is counted.
+	const ring = 256 * 1514
+	if total > ring {
+		expected = slices.Concat(expected, lossy)
 	}
 	for _, complaint := range verdict(list, lines, expected) {
 		t.Error(complaint)
